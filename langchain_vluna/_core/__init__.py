@@ -1,0 +1,1 @@
+"""Rules without effects: no network, disk, clock, threads or randomness."""

@@ -1,0 +1,1 @@
+"""Everything that blocks: HTTP, disk, threads."""
