@@ -1,0 +1,45 @@
+"""Builds the wheel, installs it alone in a new environment and imports every public name from there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+CHECK = """
+import sys
+from importlib.metadata import version
+from importlib.resources import files
+import langchain_vluna as package
+assert "site-packages" in package.__file__, package.__file__
+assert files(package).joinpath("py.typed").is_file(), "py.typed is missing"
+assert package.__version__ == version("langchain-vluna")
+optional = {"VlunaMiddleware"}
+for name in sorted(set(package.__all__) - optional):
+    getattr(package, name)
+assert "langgraph" not in sys.modules and "pytest" not in sys.modules, "an optional package was imported"
+with package.Gate.local() as gate:
+    gate.local_gate.grant("customer_123", 1)
+    assert gate.local_gate.balance("customer_123") == 1
+print(f"wheel of langchain-vluna {package.__version__}: {len(package.__all__)} public names import from it alone")
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        subprocess.run([sys.executable, *PIP, "wheel", "--no-deps", "--wheel-dir", folder, str(ROOT)], check=True)
+        (wheel,) = place.glob("*.whl")
+        venv.create(place / "env", with_pip=True)
+        python = str(place / "env" / "bin" / "python")
+        subprocess.run([python, *PIP, "install", str(wheel)], check=True)
+        subprocess.run([python, "-I", "-c", CHECK], check=True, cwd=place)
+
+
+if __name__ == "__main__":
+    main()
