@@ -37,7 +37,8 @@ ALGORITHM = "HMAC-SHA256"
 
 _EMPTY_DIGEST = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
 _PARAMETERS = re.compile(
-    rf"{SCHEME} keyId=(?P<key_id>[^,]+),sig=(?P<signature>[^,]+),ts=(?P<ts>[^,]+),nonce=(?P<nonce>[^,]+),alg={ALGORITHM}"
+    rf"{SCHEME} keyId=(?P<key_id>[^,]+),sig=(?P<signature>[^,]+),"
+    rf"ts=(?P<ts>[^,]+),nonce=(?P<nonce>[^,]+),alg={ALGORITHM}"
 )
 
 
@@ -48,7 +49,7 @@ def content_digest(body: bytes) -> str:
     return f"sha-256=:{binascii.b2a_base64(sha256(body).digest(), newline=False).decode()}:"
 
 
-def canonical_string(  # noqa: PLR0913 -- one parameter per signed line
+def canonical_string(
     version: SignatureVersion,
     *,
     method: str,
