@@ -1,0 +1,76 @@
+"""Drivers: they carry out what a flow asks for, in either colour, and know nothing of gates."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from langchain_vluna._core.errors import TransportFailure
+from langchain_vluna._core.exchange import Flow, Join, Send, Wait
+from langchain_vluna._core.types import Transport
+
+__all__ = ["adrive", "drive"]
+
+T = TypeVar("T")
+
+
+def drive(flow: Flow[T], transport: Transport, sleep: Callable[[float], None]) -> T:
+    """Run `flow` to its end, blocking. An interrupted flow is closed, so that its `finally` runs."""
+    try:
+        effect = next(flow)
+        while True:
+            match effect:
+                case Send(request):
+                    try:
+                        response = transport.send(request)
+                    except TransportFailure as failure:
+                        effect = flow.throw(failure)
+                    else:
+                        effect = flow.send(response)
+                case Wait(seconds):
+                    sleep(seconds)
+                    effect = next(flow)
+                case Join(future):
+                    concurrent.futures.wait((future,))
+                    effect = next(flow)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        flow.close()
+
+
+async def adrive(flow: Flow[T], transport: Transport, sleep: Callable[[float], Awaitable[None]]) -> T:
+    """Run `flow` to its end without blocking the event loop."""
+    try:
+        effect = next(flow)
+        while True:
+            match effect:
+                case Send(request):
+                    try:
+                        response = await transport.asend(request)
+                    except TransportFailure as failure:
+                        effect = flow.throw(failure)
+                    else:
+                        effect = flow.send(response)
+                case Wait(seconds):
+                    await sleep(seconds)
+                    effect = next(flow)
+                case Join(future):
+                    await _done(future)
+                    effect = next(flow)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        flow.close()
+
+
+async def _done(future: concurrent.futures.Future[Any]) -> None:
+    # `asyncio.wait` leaves the future alone when the waiting task is cancelled; awaiting it would cancel it
+    # for everybody. Its exception is its owner's business.
+    mirror = asyncio.wrap_future(future)
+    mirror.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.wait((mirror,))
