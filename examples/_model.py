@@ -28,7 +28,7 @@ def chat_model(script: Script) -> tuple[BaseChatModel, str]:
         from langchain_openai import ChatOpenAI
 
         name = os.environ.get("OPENAI_MODEL", "gpt-4o-mini")
-        return ChatOpenAI(model=name, stream_usage=True), model_feature_code("openai", name)
+        return ChatOpenAI(model_name=name, stream_usage=True), model_feature_code("openai", name)
     if os.environ.get("ANTHROPIC_API_KEY") and find_spec("langchain_anthropic"):
         from langchain_anthropic import ChatAnthropic
 
@@ -40,7 +40,7 @@ def chat_model(script: Script) -> tuple[BaseChatModel, str]:
         return ChatOllama(model=local), model_feature_code("ollama", local)
     from langchain_vluna.testing.models import ScriptedChatModel
 
-    return ScriptedChatModel(script=script), model_feature_code("scripted", "demo")
+    return ScriptedChatModel(responses=[script], model="demo"), model_feature_code("scripted", "demo")
 
 
 def price_tokens(gate: LocalGate, feature: str, *, xusd: int = 2) -> None:
