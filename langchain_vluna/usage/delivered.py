@@ -1,0 +1,74 @@
+"""What a stream has delivered so far, for runs whose end brings no usage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_vluna.usage.reported import Reported, read_counts, read_usage_metadata
+from langchain_vluna.usage.sizes import BYTES_PER_TOKEN, content_size, side_size, text_size, tool_calls_size
+
+__all__ = ["Delivered"]
+
+
+class Delivered:
+    """Adds up the tokens of one run. One thread at a time; a token costs a fraction of a microsecond."""
+
+    __slots__ = ("_counts", "_size", "_size_at_counts")
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._counts: Reported | None = None
+        self._size_at_counts = 0
+
+    def add(self, token: object, chunk: Any = None) -> None:
+        """Take what `on_llm_new_token` was called with."""
+        try:
+            message = chunk.message
+            calls, beside, counts = message.tool_call_chunks, message.additional_kwargs, message.usage_metadata
+        except AttributeError:
+            self._add_plain(token, chunk)
+            return
+        if type(token) is str:
+            self._size += len(token) if token.isascii() else text_size(token)
+            if calls:
+                self._size += tool_calls_size(calls)
+            if beside:
+                self._size += side_size(beside)
+        else:  # a list of content blocks, in which tool calls and reasoning are blocks too
+            self._size += content_size(token)
+        if counts:
+            self._count(read_usage_metadata(counts))
+
+    def _add_plain(self, token: object, chunk: Any) -> None:
+        """Add a token of a plain LLM, or of a chat model whose chunks are of no AI message."""
+        self._size += text_size(token) if isinstance(token, str) else content_size(token)
+        # Where plain LLMs (Ollama's for one) put their counts, in the last chunk.
+        self._count(read_counts(getattr(chunk, "generation_info", None)))
+
+    @property
+    def size(self) -> int:
+        """Text, tool calls and reasoning, in UTF-8 bytes."""
+        return self._size
+
+    @property
+    def tokens(self) -> int:
+        """Estimate of the tokens delivered."""
+        return -(-self._size // BYTES_PER_TOKEN)
+
+    @property
+    def reported(self) -> Reported:
+        """What the chunks reported. Output that more text followed is not the whole, so unknown."""
+        counts = self._counts or Reported()
+        if self._size > self._size_at_counts:
+            counts = Reported(
+                input_tokens=counts.input_tokens,
+                cached_tokens=counts.cached_tokens,
+                cache_write_tokens=counts.cache_write_tokens,
+                audio_input_tokens=counts.audio_input_tokens,
+            )
+        return counts.judged(delivered=self._size > 0)
+
+    def _count(self, counts: Reported | None) -> None:
+        if counts is not None:
+            self._counts = counts if self._counts is None else self._counts + counts
+            self._size_at_counts = self._size
