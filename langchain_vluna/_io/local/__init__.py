@@ -1,0 +1,11 @@
+"""The local gate: the rules of `_core.ledger` over SQLite, behind the `Transport` protocol."""
+
+from __future__ import annotations
+
+from langchain_vluna._core.ledger.model import Rating
+from langchain_vluna._io.local.admin import BudgetView, LeaseView
+from langchain_vluna._io.local.auth import Generation
+from langchain_vluna._io.local.faults import Fault, FaultKind
+from langchain_vluna._io.local.gate import LocalGate
+
+__all__ = ["BudgetView", "Fault", "FaultKind", "Generation", "LeaseView", "LocalGate", "Rating"]

@@ -1,0 +1,214 @@
+"""Tables of what is set up and counted: accounts, features, meters, policies, budgets, remainders.
+
+One small indexed statement each, values in and out, always inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from langchain_vluna._core.ledger.model import Budget, Feature, Meter, Price, Quota, Rate, window_start
+
+__all__ = ["DEFAULT_FAMILY", "Account", "Catalogue"]
+
+DEFAULT_FAMILY: Final = "auto.registry"
+"""Family of a feature that is registered without one."""
+
+_METER = """m.code, m.unit, m.xusd, m.per, m.rounding, m.prepaid, m.cost_xusd, m.version, m.since_ms,
+    m.fingerprint"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose money, counters and keys a request uses."""
+
+    account_id: int
+    own: int
+    """What is left of its grants, in XUSD."""
+    shared_id: int | None = None
+    """The principal's own account, where the request has a user."""
+    shared: int = 0
+
+    @property
+    def available(self) -> int:
+        return self.own + self.shared
+
+
+class Catalogue:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._run = connection.execute
+
+    # --- accounts
+
+    def account(self, principal_id: str, user_id: str | None) -> Account:
+        """Return the account of an identity; it exists from then on."""
+        if user_id is None:
+            return Account(*self._wallet(principal_id, ""))
+        own_id, own = self._wallet(principal_id, user_id)
+        shared = self._run(
+            "SELECT id, granted - consumed FROM accounts WHERE principal = ? AND user = ''", (principal_id,)
+        ).fetchone()
+        return Account(own_id, own, *(shared or (None, 0)))
+
+    def known_account(self, principal_id: str, user_id: str | None) -> bool:
+        query = "SELECT 1 FROM accounts WHERE principal = ? AND user = ?"
+        return self._run(query, (principal_id, user_id or "")).fetchone() is not None
+
+    def _wallet(self, principal: str, user: str) -> tuple[int, int]:
+        query = "SELECT id, granted - consumed FROM accounts WHERE principal = ? AND user = ?"
+        row: tuple[int, int] | None = self._run(query, (principal, user)).fetchone()
+        if row is not None:
+            return row
+        created = self._run("INSERT INTO accounts (principal, user) VALUES (?, ?)", (principal, user)).lastrowid
+        return created or 0, 0
+
+    def spend(self, account: Account, amount: int) -> None:
+        """Charge the grants of the account, then those of its principal; the rest is cash."""
+        own = min(amount, account.own)
+        shared = min(amount - own, account.shared)
+        if shared:
+            self._run("UPDATE accounts SET consumed = consumed + ? WHERE id = ?", (shared, account.shared_id))
+        if amount - shared:
+            self._run(
+                "UPDATE accounts SET consumed = consumed + ?, cash = cash + ? WHERE id = ?",
+                (own, amount - own - shared, account.account_id),
+            )
+
+    # --- catalogue
+
+    def feature(self, code: str) -> Feature | None:
+        row = self._run(
+            """SELECT f.family, f.active, coalesce(f.entitlement_required, g.entitlement_required, 0)
+            FROM features f LEFT JOIN families g ON g.code = f.family WHERE f.code = ?""",
+            (code,),
+        ).fetchone()
+        return None if row is None else Feature(code, row[0], bool(row[1]), bool(row[2]))
+
+    def features(self, code: str | None = None) -> list[Feature]:
+        rows = self._run("SELECT code FROM features WHERE ? IS NULL OR code = ? ORDER BY code", (code, code)).fetchall()
+        return [feature for (found,) in rows if (feature := self.feature(found)) is not None]
+
+    def all_meters(self) -> list[tuple[Meter, list[str]]]:
+        """Return every meter with the features that list it."""
+        rows = self._run(
+            f"""SELECT {_METER}, group_concat(a.feature) FROM meters m
+            LEFT JOIN feature_meters a ON a.meter = m.code GROUP BY m.code ORDER BY m.code"""
+        )
+        return [(_meter(row[:-1], attached=True), sorted((row[-1] or "").split(","))) for row in rows]
+
+    def entitled(self, feature: str, account: Account) -> bool:
+        return (
+            self._run(
+                "SELECT 1 FROM entitlements WHERE feature = ? AND account IN (?, ?)",
+                (feature, account.account_id, account.shared_id),
+            ).fetchone()
+            is not None
+        )
+
+    def create_feature(self, code: str, family: str) -> None:
+        """Register a feature with its primary meter, which has its code."""
+        self._run("INSERT INTO features VALUES (?, ?, 1, NULL)", (code, family))
+        if not self.meters(code, [code]):
+            self.create_meter(code, "unit")
+        self.attach_meter(code, code)
+
+    def create_meter(self, code: str, unit: str) -> None:
+        self._run("INSERT INTO meters VALUES (?, ?, NULL, 1, 'nearest', 0, 0, 0, 0, '')", (code, unit))
+
+    def attach_meter(self, feature: str, meter: str) -> None:
+        self._run(
+            """INSERT OR IGNORE INTO feature_meters
+            SELECT ?, ?, coalesce(max(position), 0) + 1 FROM feature_meters WHERE feature = ?""",
+            (feature, meter, feature),
+        )
+
+    def meters_of(self, feature: str) -> list[Meter]:
+        rows = self._run(
+            f"""SELECT {_METER} FROM feature_meters a JOIN meters m ON m.code = a.meter
+            WHERE a.feature = ? ORDER BY a.position""",
+            (feature,),
+        )
+        return [_meter(row, attached=True) for row in rows]
+
+    def meters(self, feature: str, codes: Iterable[str]) -> dict[str, Meter]:
+        """Return those of the meters that exist, and whether the feature lists them."""
+        found = {}
+        for code in codes:
+            row = self._run(
+                f"""SELECT {_METER}, a.meter FROM meters m
+                LEFT JOIN feature_meters a ON a.meter = m.code AND a.feature = ? WHERE m.code = ?""",
+                (feature, code),
+            ).fetchone()
+            if row is not None:
+                found[code] = _meter(row[:-1], attached=row[-1] is not None)
+        return found
+
+    # --- counters
+
+    def quotas(self, feature: str, account: Account, at_ms: int) -> list[Quota]:
+        return [Quota(*row) for row in self._windows(feature, "quota", account, at_ms)]
+
+    def rates(self, feature: str, account: Account, at_ms: int) -> list[Rate]:
+        return [Rate(*row) for row in self._windows(feature, "rate", account, at_ms)]
+
+    def _windows(self, feature: str, kind: str, account: Account, at_ms: int) -> list[tuple[int, int, int, int]]:
+        return self._run(
+            """SELECT p.id, p.allowed, p.window_sec, coalesce(w.used, 0) FROM policies p
+            LEFT JOIN windows w ON w.policy = p.id AND w.account = ?
+                AND w.start_ms = ? - ? % (p.window_sec * 1000)
+            WHERE p.feature = ? AND p.kind = ? ORDER BY p.id""",
+            (account.account_id, at_ms, at_ms, feature, kind),
+        ).fetchall()
+
+    def count(self, policy: Quota | Rate, account: Account, at_ms: int, used: int) -> None:
+        """Set what is used of a policy in the window of that time."""
+        self._run(
+            """INSERT INTO windows VALUES (?, ?, ?, ?)
+            ON CONFLICT (policy, account, start_ms) DO UPDATE SET used = excluded.used""",
+            (policy.policy_id, account.account_id, window_start(at_ms, policy.window_sec), used),
+        )
+
+    def budget(self, reference: str, account: Account) -> Budget | None:
+        """Return a budget of the account or its principal, by its id or its name."""
+        row = self._run(
+            """SELECT id, allowed, consumed FROM budgets
+            WHERE account IN (?, ?) AND (id = ? OR name = ?) ORDER BY id = ? DESC""",
+            (account.account_id, account.shared_id, reference.lower(), reference, reference.lower()),
+        ).fetchone()
+        return None if row is None else Budget(*row)
+
+    def consume_budget(self, budget: Budget, amount: int) -> None:
+        self._run("UPDATE budgets SET consumed = consumed + ? WHERE id = ?", (amount, budget.budget_id))
+
+    def remainders(self, account: Account, meters: Iterable[Meter]) -> dict[str, int]:
+        """Return waiting units by meter code; a price per single unit never leaves any."""
+        found = {}
+        for meter in meters:
+            if meter.price is None or meter.price.per == 1:
+                continue
+            row = self._run(
+                "SELECT waiting FROM remainders WHERE account = ? AND meter = ? AND version = ?",
+                (account.account_id, meter.code, meter.price.version),
+            ).fetchone()
+            if row is not None:
+                found[meter.code] = row[0]
+        return found
+
+    def keep_remainders(self, account: Account, meters: Mapping[str, Meter], waiting: Mapping[str, int]) -> None:
+        for code, units in waiting.items():
+            price = meters[code].price
+            if price is not None:
+                self._run(
+                    """INSERT INTO remainders VALUES (?, ?, ?, ?)
+                    ON CONFLICT (account, meter, version) DO UPDATE SET waiting = excluded.waiting""",
+                    (account.account_id, code, price.version, units),
+                )
+
+
+def _meter(row: tuple[Any, ...], *, attached: bool) -> Meter:
+    code, unit, xusd, per, rounding, prepaid, cost, version, since, fingerprint = row
+    price = None if xusd is None else Price(xusd, per, rounding, bool(prepaid), cost, version, since, fingerprint)
+    return Meter(code, unit, price, attached)
