@@ -81,8 +81,8 @@ class Client(Verbs):
             timeout=self._timeout,
         )
 
-    def run(self, flow: Flow[T]) -> T:
+    def perform(self, flow: Flow[T]) -> T:
         return drive(flow, self._transport, self._sleep)
 
-    async def arun(self, flow: Flow[T]) -> T:
+    async def aperform(self, flow: Flow[T]) -> T:
         return await adrive(flow, self._transport, self._asleep)

@@ -29,7 +29,7 @@ def _blocking(flow: Callable[Concatenate[V, P], Flow[T]]) -> Callable[Concatenat
     @functools.wraps(flow)
     def verb(self: V, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return self.run(flow(self, *args, **kwargs))
+            return self.perform(flow(self, *args, **kwargs))
         except VlunaError as error:
             raise blocking(error)  # noqa: B904 -- the same error, able to pass through agents
 
@@ -42,7 +42,7 @@ def _async(flow: Callable[Concatenate[V, P], Flow[T]]) -> Callable[Concatenate[V
     @functools.wraps(flow)
     async def verb(self: V, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await self.arun(flow(self, *args, **kwargs))
+            return await self.aperform(flow(self, *args, **kwargs))
         except VlunaError as error:
             raise blocking(error)  # noqa: B904 -- the same error, able to pass through agents
 
@@ -75,11 +75,11 @@ class Verbs(ABC):
         """Return the flow of one call."""
 
     @abstractmethod
-    def run(self, flow: Flow[T]) -> T:
+    def perform(self, flow: Flow[T]) -> T:
         """Run a flow, blocking."""
 
     @abstractmethod
-    async def arun(self, flow: Flow[T]) -> T:
+    async def aperform(self, flow: Flow[T]) -> T:
         """Run a flow without blocking the event loop."""
 
     def _authorize(
