@@ -116,7 +116,7 @@ class RunStateError(VlunaError):
     """An event that cannot happen in the run's state; the state is unchanged."""
 
 
-class TransportFailure(Exception):  # noqa: N818 -- not an error of the caller: an outcome the exchange judges
+class TransportFailure(Exception):
     """No answer to one attempt. Raised by transports only and never seen by users."""
 
     def __init__(self, message: str, *, sent: bool) -> None:
@@ -133,7 +133,7 @@ def blocking(error: VlunaError) -> VlunaError:
     langgraph_errors = sys.modules.get("langgraph.errors")
     if langgraph_errors is None:
         return error
-    bubbling = _bubbling_class(type(error), langgraph_errors.GraphBubbleUp)
+    bubbling = _bubbling_class(type(error), langgraph_errors.GraphBubbleUp)  # type: ignore[arg-type]  # typeshed doubts that classes are hashable
     revived = bubbling.__new__(bubbling, error.message)
     revived.__dict__.update(vars(error))
     revived.__cause__ = error.__cause__

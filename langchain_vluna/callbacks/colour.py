@@ -1,0 +1,52 @@
+"""One event method for both colours: a coroutine function to async managers, a plain one to sync managers.
+
+An `AsyncCallbackHandler` fails open in every sync run, because its errors are logged and
+swallowed there; a plain sync handler costs a thread hop per event in async runs. LangChain's
+managers look the method up in a frame of their own, so that frame tells which is wanted.
+Whoever cannot be told gets the plain function: closed, never open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from langchain_vluna._core.errors import VlunaError, blocking
+from langchain_vluna._core.exchange import Flow
+
+__all__ = ["TwoColoured"]
+
+
+class TwoColoured:
+    """Descriptor over an event written once as a flow: `flow(handler, loop, *args, **kwargs)`.
+
+    `loop` is the event loop that drives the flow, `None` where it blocks its thread.
+    """
+
+    def __init__(self, flow: Callable[..., Flow[None]]) -> None:
+        self.__doc__ = flow.__doc__
+
+        def event(handler: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                handler.gate.perform(flow(handler, None, *args, **kwargs))
+            except VlunaError as error:
+                raise blocking(error) from error.__cause__
+
+        async def async_event(handler: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                await handler.gate.aperform(flow(handler, asyncio.get_running_loop(), *args, **kwargs))
+            except VlunaError as error:
+                raise blocking(error) from error.__cause__
+
+        self._event, self._async_event = event, async_event
+
+    def __get__(self, handler: Any, owner: type | None = None) -> Any:
+        if handler is None:
+            return self._event
+        caller = sys._getframe(1)  # noqa: SLF001 -- the documented way to see one's caller
+        colour = self._async_event if caller.f_code.co_flags & inspect.CO_COROUTINE else self._event
+        return MethodType(colour, handler)

@@ -1,0 +1,125 @@
+"""Start events of LangChain, described as runs to gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from langchain_vluna import naming, usage
+from langchain_vluna._core.wire import rules
+from langchain_vluna.callbacks.identity import sources
+from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
+from langchain_vluna.callbacks.options import HandlerOptions, RunInfo, resolve, tool_quantity
+from langchain_vluna.gate.ambient import current_scopes
+from langchain_vluna.gate.spec import RunId, RunKind, RunSpec
+from langchain_vluna.gate.tree import RunTree
+
+__all__ = ["Started", "model_run", "tool_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What LangChain says of a run that starts."""
+
+    run_id: RunId
+    parent_run_id: RunId | None
+    serialized: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    tags: tuple[str, ...]
+    tool_call_id: str | None = None
+
+
+def model_run(
+    started: Started, options: HandlerOptions, tree: RunTree, prompts: Sequence[Any], params: Any
+) -> ModelMeter:
+    """Describe a model run. `params` are the start event's keyword arguments.
+
+    Raises:
+        ConfigurationError: Nobody pays, or a value cannot be sent.
+    """
+    invocation = params.get("invocation_params") or {}
+    provider, model = naming.provider_and_model(started.serialized, started.metadata, invocation)
+    prompt_tokens = usage.estimate_prompt_tokens(prompts, invocation)
+    info = _info(started, tree, "model", model, provider, naming.model_feature_code(provider, model))
+    info = replace(info, prompt_tokens=prompt_tokens)
+    limit = usage.requested_max_tokens(started.metadata, invocation, started.serialized)
+    spec = _spec(started, options, tree, info, options.estimated_quantity(info, limit))
+    return ModelMeter(spec, options, prompt_tokens=prompt_tokens, batch_size=params.get("batch_size") or 1)
+
+
+def tool_run(
+    started: Started, options: HandlerOptions, tree: RunTree, kind: RunKind, name: str, inputs: object
+) -> ToolMeter | None:
+    """Describe a tool or retriever run; `None` where it is not gated.
+
+    Raises:
+        ConfigurationError: Nobody pays, or a value cannot be sent.
+    """
+    how = tool_quantity(options.tools if kind == "tool" else options.retrievers, name)
+    if how is None:
+        return None
+    feature = naming.tool_feature_code(name) if kind == "tool" else naming.model_feature_code("retriever", name)
+    info = _info(started, tree, kind, name, None, feature)
+    return ToolMeter(_spec(started, options, tree, info, None if callable(how) else 1), how, inputs)
+
+
+def _info(started: Started, tree: RunTree, kind: RunKind, name: str, provider: str | None, feature: str) -> RunInfo:
+    return RunInfo(
+        kind=kind,
+        name=name,
+        provider=provider,
+        feature_code=feature,
+        metadata=started.metadata,
+        tags=started.tags,
+        run_id=started.run_id,
+        parent_run_id=started.parent_run_id,
+        root_run_id=tree.root(started.run_id, started.parent_run_id),
+    )
+
+
+def _spec(started: Started, options: HandlerOptions, tree: RunTree, info: RunInfo, estimate: int | None) -> RunSpec:
+    said = sources(started.metadata)
+    own_code = said.first("feature_code")
+    family = said.first("feature_family_code") or resolve(options.feature_family_code, info)
+    thread = started.metadata.get("thread_id")
+    spec = RunSpec(
+        run_id=info.run_id,
+        parent_id=info.parent_run_id,
+        root_id=info.root_run_id,
+        kind=info.kind,
+        identity=said.identity(options, info),
+        # A call's own feature code is meant for its models; tools keep theirs, or each would be charged as a model.
+        feature_code=naming.check_feature_code(own_code)
+        if own_code and info.kind == "model"
+        else options.feature_code(info),
+        feature_family_code=naming.check_family_code(family) if family else None,
+        estimated_quantity=estimate,
+        budget=said.first("budget") or resolve(options.budget, info),
+        labels=_labels(info, {**(_own_labels(options, info)), **said.labels()}, thread),
+        thread_id=None if thread is None else str(thread),
+        scopes=current_scopes(),
+    )
+    if options.idempotency == "run" or thread is None:
+        return spec
+    return replace(spec, step=_step(started, spec, tree))
+
+
+def _own_labels(options: HandlerOptions, info: RunInfo) -> Mapping[str, str]:
+    return options.labels(info) if callable(options.labels) else options.labels or {}
+
+
+def _labels(info: RunInfo, own: Mapping[str, Any], thread: object) -> dict[str, str]:
+    labels = {"run_id": str(info.run_id), "root_run_id": str(info.root_run_id), info.kind: info.name}
+    if info.provider:
+        labels["provider"] = info.provider
+    if thread is not None:
+        labels["thread_id"] = str(thread)
+    return {**rules.labels(own), **labels}
+
+
+def _step(started: Started, spec: RunSpec, tree: RunTree) -> str:
+    metadata = started.metadata
+    place = metadata.get("langgraph_checkpoint_ns") or metadata.get("checkpoint_ns") or ""
+    ordinal = started.tool_call_id or tree.ordinal(started.parent_run_id)
+    return "\n".join((spec.identity.principal_id, str(spec.thread_id), str(place), spec.feature_code, str(ordinal)))

@@ -1,0 +1,213 @@
+"""The callback handler: LangChain's events, told to the gate.
+
+Each event is written once, as a flow, and shown to LangChain in the colour it asks
+for. Start events raise what must block a run; end and error events never raise,
+because the user has paid for the answer they carry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from langchain_vluna._core.exchange import Flow
+from langchain_vluna.callbacks.colour import TwoColoured
+from langchain_vluna.callbacks.describe import Started, model_run, tool_run
+from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
+from langchain_vluna.callbacks.options import HandlerOptions
+from langchain_vluna.gate import Bill, Gate
+from langchain_vluna.gate.liveness import find_caller
+from langchain_vluna.gate.spec import OpenRun, RunId, RunKind, UsageBody
+from langchain_vluna.usage import BatchReports
+
+__all__ = ["VlunaCallbackHandler"]
+
+logger = logging.getLogger("langchain_vluna")
+
+Loop = asyncio.AbstractEventLoop | None
+
+
+def _never_raises(flow: Callable[..., Flow[None]]) -> Callable[..., Flow[None]]:
+    @wraps(flow)
+    def guarded(handler: VlunaCallbackHandler, loop: Loop, *args: Any, **kwargs: Any) -> Flow[None]:
+        try:
+            yield from flow(handler, loop, *args, **kwargs)
+        except Exception:
+            # Border: a failure to settle must not take away an answer that is paid for. The run stays open
+            # in the outbox and is settled by the orphan rule.
+            logger.exception("an end event could not be recorded")
+
+    return guarded
+
+
+class VlunaCallbackHandler(BaseCallbackHandler):
+    """Asks the gate before each model and tool run, and settles what each used.
+
+    One handler serves sync and async runs, many threads and many customers at once. Attach it where callbacks
+    go: `config={"callbacks": [handler]}`.
+    """
+
+    raise_error = True
+    run_inline = True
+
+    def __init__(self, gate: Gate, **options: Any) -> None:
+        self.gate = gate
+        self._options = HandlerOptions(**options)
+        self._engine = gate.engine
+        self._open = gate.engine.book.open_meter
+        self._reports = BatchReports()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.gate!r})"
+
+    def bill(self, run_id: RunId) -> Bill:
+        """Return what a root run has cost so far; live."""
+        return self.gate.bill(run_id=str(run_id))
+
+    @property
+    def ignore_retriever(self) -> bool:
+        return False
+
+    @property
+    def ignore_retry(self) -> bool:
+        return True
+
+    @property
+    def ignore_custom_event(self) -> bool:
+        return True
+
+    @TwoColoured
+    def on_chat_model_start(
+        self, loop: Loop, serialized: dict[str, Any] | None, messages: Sequence[Any], **params: Any
+    ) -> Flow[None]:
+        """Ask the gate whether a chat model may run."""
+        meter = model_run(_started(serialized, params), self._options, self._engine.tree, messages, params)
+        yield from self._start(meter, loop)
+
+    @TwoColoured
+    def on_llm_start(
+        self, loop: Loop, serialized: dict[str, Any] | None, prompts: Sequence[str], **params: Any
+    ) -> Flow[None]:
+        """Ask the gate whether a plain LLM may run."""
+        meter = model_run(_started(serialized, params), self._options, self._engine.tree, prompts, params)
+        yield from self._start(meter, loop)
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: Any, **_: Any) -> None:
+        """Count what a stream delivers."""
+        meter = self._open(run_id)
+        if meter is not None:
+            meter.add(token, chunk)  # type: ignore[attr-defined]
+
+    @TwoColoured
+    @_never_raises
+    def on_llm_end(self, loop: Loop, response: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
+        """Record what a model run used."""
+        run = self._engine.book.find(run_id)
+        if run is not None and isinstance(run.meter, ModelMeter):
+            batch = run.spec.parent_id or (run.caller.thread_id, run.caller.task)
+            yield from self._end(run, run.meter.finished(response, self._reports, batch), "nothing to charge")
+
+    @TwoColoured
+    @_never_raises
+    def on_llm_error(self, loop: Loop, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
+        """Cancel what failed; charge what was delivered before the consumer walked away."""
+        run = self._engine.book.find(run_id)
+        if run is not None:
+            # Errors of a provider are `Exception`s; a consumer leaves by GeneratorExit, CancelledError or Ctrl-C.
+            left = not isinstance(error, Exception)
+            yield from self._end(run, run.meter.partial() if left else None, type(error).__name__)
+
+    @TwoColoured
+    def on_tool_start(self, loop: Loop, serialized: dict[str, Any] | None, input_str: str, **params: Any) -> Flow[None]:
+        """Ask the gate whether a tool may run."""
+        name = (serialized or {}).get("name") or params.get("name") or "tool"
+        yield from self._start_tool(loop, "tool", name, serialized, params.get("inputs") or input_str, params)
+
+    @TwoColoured
+    @_never_raises
+    def on_tool_end(self, loop: Loop, output: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
+        """Record what a tool or retriever used."""
+        self._leave(run_id)
+        run = self._engine.book.find(run_id)
+        if run is not None and isinstance(run.meter, ToolMeter):
+            yield from self._end(run, run.meter.finished(output), "nothing to charge")
+
+    @TwoColoured
+    @_never_raises
+    def on_tool_error(self, loop: Loop, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
+        """Cancel what failed, was cancelled or interrupted."""
+        self._leave(run_id)
+        run = self._engine.book.find(run_id)
+        if run is not None:
+            yield from self._end(run, None, type(error).__name__)
+
+    @TwoColoured
+    def on_retriever_start(
+        self, loop: Loop, serialized: dict[str, Any] | None, query: str, **params: Any
+    ) -> Flow[None]:
+        """Ask the gate whether a retriever may run, where `retrievers` says so."""
+        name = params.get("name") or (serialized or {}).get("name") or "retriever"
+        yield from self._start_tool(loop, "retriever", name, serialized, query, params)
+
+    on_retriever_end = on_tool_end
+    on_retriever_error = on_tool_error
+
+    @TwoColoured
+    def on_chain_start(self, loop: Loop, serialized: Any, inputs: Any, **params: Any) -> Flow[None]:
+        """Note what belongs together; a decision model, which comes as a chain, is asked for."""
+        metadata = params.get("metadata") or {}
+        self._engine.tree.begin(params["run_id"], params.get("parent_run_id"), metadata.get("langgraph_checkpoint_ns"))
+        if params.get("run_type") == "llm":
+            meter = model_run(_started(serialized, params), self._options, self._engine.tree, [str(inputs)], params)
+            yield from self._start(meter, loop)
+
+    @TwoColoured
+    @_never_raises
+    def on_chain_end(self, loop: Loop, outputs: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
+        """Notice what is still open below a chain that ended."""
+        self._leave(run_id)
+        run = self._engine.book.find(run_id)
+        if run is not None and isinstance(run.meter, ModelMeter):
+            yield from self._end(run, run.meter.decided(outputs), "nothing to charge")
+
+    on_chain_error = on_tool_error
+
+    def _start_tool(
+        self, loop: Loop, kind: RunKind, name: str, serialized: Any, inputs: object, params: dict[str, Any]
+    ) -> Flow[None]:
+        metadata = params.get("metadata") or {}
+        meter = tool_run(_started(serialized, params), self._options, self._engine.tree, kind, name, inputs)
+        self._engine.tree.begin(params["run_id"], params.get("parent_run_id"), metadata.get("langgraph_checkpoint_ns"))
+        if meter is not None:
+            yield from self._start(meter, loop)
+
+    def _start(self, meter: ModelMeter | ToolMeter, loop: Loop) -> Flow[None]:
+        wants_fallback = self._engine.policy.on_orphan == "bill_estimate" and isinstance(meter, ModelMeter)
+        fallback = meter.fallback() if wants_fallback else None  # type: ignore[union-attr]
+        yield from self._engine.start(meter.spec, caller=find_caller(), meter=meter, fallback=fallback, loop=loop)
+
+    def _end(self, run: OpenRun, used: UsageBody | None, otherwise: str) -> Flow[None]:
+        if used is None:
+            yield from self._engine.book.failed(run, otherwise)
+        else:
+            yield from self._engine.book.used(run, used)
+
+    def _leave(self, run_id: RunId) -> None:
+        self._engine.tree.end(run_id)
+        self._engine.watch.parent_ended(run_id)
+
+
+def _started(serialized: dict[str, Any] | None, params: dict[str, Any]) -> Started:
+    return Started(
+        run_id=params["run_id"],
+        parent_run_id=params.get("parent_run_id"),
+        serialized=serialized or {},
+        metadata=params.get("metadata") or {},
+        tags=tuple(params.get("tags") or ()),
+        tool_call_id=params.get("tool_call_id"),
+    )

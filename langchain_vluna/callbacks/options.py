@@ -1,0 +1,150 @@
+"""The keywords of `VlunaCallbackHandler`, checked when the handler is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from langchain_vluna import naming
+from langchain_vluna._core.errors import ConfigurationError
+from langchain_vluna._core.types import Usage
+from langchain_vluna._core.wire import rules
+from langchain_vluna.gate.policy import choose
+from langchain_vluna.gate.spec import RunId, RunKind
+
+__all__ = ["HandlerOptions", "Meters", "RunInfo", "ToolQuantity", "Tools", "tool_quantity"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What a callable option is told about the run it decides on."""
+
+    kind: RunKind
+    name: str
+    """Model name, tool name or retriever name."""
+    provider: str | None
+    feature_code: str
+    """The code the run gets unless `features` says otherwise."""
+    metadata: Mapping[str, Any]
+    tags: tuple[str, ...]
+    run_id: RunId
+    parent_run_id: RunId | None
+    root_run_id: RunId
+    prompt_tokens: int | None = None
+    """Estimate, for model runs."""
+
+
+Choice = str | Callable[[RunInfo], str | None] | None
+Features = Mapping[str, str] | Callable[[RunInfo], str | None] | None
+ToolQuantity = Literal["calls", "seconds", "bytes"] | Callable[[Any, Any], int]
+"""How a tool is measured: `calls` (1), `seconds` (begun ones), `bytes` of its output, or a callable of input and
+output."""
+Tools = (
+    Literal["all"] | Collection[str] | Mapping[str, ToolQuantity] | Callable[[str], ToolQuantity | bool | None] | None
+)
+Meters = naming.MeterMode | Callable[[Usage, str], Mapping[str, int] | int | None] | None
+Estimate = Literal["auto"] | int | Callable[[RunInfo], int | None] | None
+Labels = Mapping[str, str] | Callable[[RunInfo], Mapping[str, str]] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerOptions:
+    """See `VlunaCallbackHandler` for what each means."""
+
+    principal_id: Choice = None
+    user_id: Choice = None
+    features: Features = None
+    feature_family_code: Choice = None
+    tools: Tools = "all"
+    retrievers: Tools = None
+    meters: Meters = "input_output"
+    estimate: Estimate = "auto"
+    labels: Labels = None
+    budget: Choice = None
+    on_missing_usage: Literal["estimate", "cancel"] = "estimate"
+    on_abort: Literal["bill_delivered", "cancel"] = "bill_delivered"
+    idempotency: Literal["run", "step"] = "run"
+    _features: Mapping[str, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose("on_missing_usage", self.on_missing_usage, Literal["estimate", "cancel"])
+        choose("on_abort", self.on_abort, Literal["bill_delivered", "cancel"])
+        choose("idempotency", self.idempotency, Literal["run", "step"])
+        if self.meters is not None and not callable(self.meters):
+            choose("meters", self.meters, naming.MeterMode)
+        if isinstance(self.principal_id, str):
+            rules.header_text(self.principal_id, "principal_id")
+        if isinstance(self.user_id, str):
+            rules.header_text(self.user_id, "user_id")
+        if isinstance(self.feature_family_code, str):
+            naming.check_family_code(self.feature_family_code)
+        if isinstance(self.labels, Mapping):
+            rules.labels(self.labels)
+        if isinstance(self.features, Mapping):
+            codes = {name: naming.check_feature_code(code) for name, code in self.features.items()}
+            object.__setattr__(self, "_features", codes)
+        _check_estimate(self.estimate)
+        for name, tools in (("tools", self.tools), ("retrievers", self.retrievers)):
+            _check_tools(name, tools)
+
+    def feature_code(self, info: RunInfo) -> str:
+        """Return the feature code of a run: the user's own, by code or by name, else the default."""
+        if callable(self.features):
+            own = self.features(info)
+            return info.feature_code if own is None else naming.check_feature_code(own)
+        return self._features.get(info.feature_code) or self._features.get(info.name) or info.feature_code
+
+    def estimated_quantity(self, info: RunInfo, max_tokens: int | None) -> int | None:
+        """Return what authorize is told to expect; `max_tokens` is the run's own limit."""
+        if self.estimate == "auto":
+            return None if info.prompt_tokens is None else info.prompt_tokens + (max_tokens or 0)
+        if callable(self.estimate):
+            return self.estimate(info)
+        return self.estimate
+
+
+def resolve(choice: Callable[[RunInfo], T] | T, info: RunInfo) -> T:
+    """Return an option's value for a run."""
+    return choice(info) if callable(choice) else choice
+
+
+def tool_quantity(tools: Tools, name: str) -> ToolQuantity | None:
+    """Return how a tool of this name is measured; `None` where it is not gated."""
+    if tools is None:
+        return None
+    if tools == "all":
+        return "calls"
+    if callable(tools):
+        chosen = tools(name)
+        if chosen is True:
+            return "calls"
+        return chosen or None
+    if isinstance(tools, Mapping):
+        return tools.get(name)
+    return "calls" if name in tools else None
+
+
+def _check_estimate(estimate: object) -> None:
+    fine = estimate is None or estimate == "auto" or callable(estimate) or (type(estimate) is int and estimate >= 0)
+    if not fine:
+        msg = f"estimate must be 'auto', None, a whole number of tokens >= 0 or a callable, got {estimate!r}"
+        raise ConfigurationError(msg)
+
+
+def _check_tools(option: str, tools: object) -> None:
+    if tools is None or callable(tools):
+        return
+    if isinstance(tools, str):
+        if tools != "all":
+            msg = f"{option} must be 'all', None, names, a mapping of names or a callable, got {tools!r}; for one: [{tools!r}]"
+            raise ConfigurationError(msg)
+        return
+    if not isinstance(tools, Collection):
+        msg = f"{option} must be 'all', None, names, a mapping of names or a callable, got {tools!r}"
+        raise ConfigurationError(msg)
+    for how in tools.values() if isinstance(tools, Mapping) else ():
+        if not callable(how):
+            choose(f"{option}: quantity", how, Literal["calls", "seconds", "bytes"])

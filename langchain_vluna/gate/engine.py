@@ -1,0 +1,84 @@
+"""The parts of a gate, put together once: client, outboxes, relay, runs and their watch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from langchain_vluna._core.exchange import Flow
+from langchain_vluna._core.types import Hint
+from langchain_vluna._io.client import Client
+from langchain_vluna._io.outbox import Outbox
+from langchain_vluna._io.relay import Relay, RelayTimes, Settlement
+from langchain_vluna.gate.bill import Bills
+from langchain_vluna.gate.liveness import Caller
+from langchain_vluna.gate.memo import DenyMemo
+from langchain_vluna.gate.observers import Alarm, Observers
+from langchain_vluna.gate.orphans import OrphanWatch
+from langchain_vluna.gate.policy import RunPolicy
+from langchain_vluna.gate.runs import RunBook
+from langchain_vluna.gate.spec import Meter, OpenRun, RunSpec, UsageBody
+from langchain_vluna.gate.tree import RunTree
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """What a gate and all its handlers share."""
+
+    def __init__(
+        self,
+        client: Client,
+        outbox: Outbox,
+        *,
+        policy: RunPolicy,
+        times: RelayTimes,
+        deny_memo: float,
+        revision: Callable[[], int],
+        on_hint: Callable[[Hint], object] | None,
+        on_alarm: Callable[[Alarm], object] | None,
+    ) -> None:
+        self.client = client
+        self.outbox = outbox
+        self.policy = policy
+        self.tree = RunTree()
+        self.bills = Bills()
+        observers = Observers(self.bills, on_hint, on_alarm, lambda outcome: self.book.settled(outcome))
+        spill = Outbox(":memory:", clock=outbox.clock)
+        settlements = {box: Settlement(client, box, observers.outcome) for box in (outbox, spill)}
+        self.relay = Relay(
+            client,
+            list(settlements.values()),
+            sweep=lambda: self.watch.sweep(),
+            waiting=lambda: self.watch.waiting(),
+            times=times,
+        )
+        memo = DenyMemo(deny_memo, time.monotonic, revision)
+        self.book = RunBook(client, self.relay, settlements, policy=policy, memo=memo, observers=observers)
+        self.watch = OrphanWatch(self.book, self.relay.wake, policy.orphan_after)
+        self.observers = observers
+
+    def start(
+        self,
+        spec: RunSpec,
+        *,
+        caller: Caller,
+        meter: Meter,
+        fallback: UsageBody | None = None,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> Flow[OpenRun | None]:
+        """Open a run and watch it; see `RunBook.start`."""
+        run = yield from self.book.start(spec, caller=caller, meter=meter, fallback=fallback, loop=loop)
+        if run is not None:
+            self.watch.watch(run)
+            self.relay.attend()
+        return run
+
+    def close(self, timeout: float | None) -> int:
+        """Settle or hand over everything; returns how many rows stay for the next process."""
+        self.watch.settle_all("the gate was closed")
+        left = self.relay.flush(timeout)
+        self.relay.stop()
+        self.outbox.close()
+        return left

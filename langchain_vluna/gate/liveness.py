@@ -1,0 +1,112 @@
+"""Whether the code that started a run is still at it, when no event says so.
+
+LangChain fires no end event for a cancelled `ainvoke`, for a run after which another
+handler raised, or for the first of two prompts whose second was denied. But the
+function that runs the model is on its thread's stack, or on its task's chain of
+awaits, exactly as long as the run lasts. Only its identity is kept, never the frame,
+which would keep the prompt alive. A generator's frame comes and goes, so streams are
+left to their own end events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+__all__ = ["Caller", "Stacks", "find_caller"]
+
+_SKIPPED = ("langchain_core.callbacks", "langchain_vluna")
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a run was started: thread, task, and the function that carries it out."""
+
+    thread_id: int
+    task: weakref.ref[asyncio.Task[Any]] | None
+    frame_id: int = 0
+    code: CodeType | None = None
+    """`None` where the function comes and goes, so that its absence says nothing."""
+
+    def same_place(self, other: Caller) -> bool:
+        """Whether both were started by the same thread and task."""
+        mine = self.task() if self.task else None
+        theirs = other.task() if other.task else None
+        return self.thread_id == other.thread_id and mine is theirs
+
+
+def find_caller() -> Caller:
+    """Describe who is starting a run: the first function outside callbacks and this package."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 -- the documented way to see one's callers
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_SKIPPED):
+        frame = frame.f_back
+    task = _current_task()
+    where = threading.get_ident(), weakref.ref(task) if task else None
+    if frame is None or frame.f_code.co_flags & _GENERATOR:
+        return Caller(*where)
+    return Caller(*where, id(frame), frame.f_code)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+class Stacks:
+    """One look at all threads and, as needed, at tasks."""
+
+    def __init__(self) -> None:
+        self._threads = sys._current_frames()  # noqa: SLF001 -- the documented way to see other threads
+        self._on_thread: dict[int, set[tuple[int, CodeType]]] = {}
+
+    def running(self, caller: Caller) -> bool:
+        """Whether the caller may still be at work; `True` where that cannot be told."""
+        if caller.task is not None:
+            task = caller.task()
+            if task is None or task.done():
+                return False
+            return caller.code is None or _awaits(task, caller)
+        if caller.thread_id not in self._threads:
+            return False
+        return caller.code is None or (caller.frame_id, caller.code) in self._stack(caller.thread_id)
+
+    def _stack(self, thread_id: int) -> set[tuple[int, CodeType]]:
+        known = self._on_thread.get(thread_id)
+        if known is None:
+            known = {(id(frame), frame.f_code) for frame in _callers(self._threads[thread_id])}
+            self._on_thread[thread_id] = known
+        return known
+
+
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _awaits(task: asyncio.Task[Any], caller: Caller) -> bool:
+    link: Any = task.get_coro()
+    while link is not None:
+        if inspect.iscoroutine(link):
+            frame, awaited = link.cr_frame, link.cr_await
+        elif inspect.isgenerator(link):
+            frame, awaited = link.gi_frame, link.gi_yieldfrom
+        elif asyncio.isfuture(link):
+            return False
+        else:
+            # What awaits inside an async generator's step cannot be seen from outside.
+            return True
+        if frame is not None and id(frame) == caller.frame_id and frame.f_code is caller.code:
+            return True
+        link = awaited
+    return False
