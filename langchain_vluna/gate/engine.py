@@ -44,14 +44,15 @@ class Engine:
         self.policy = policy
         self.tree = RunTree()
         self.bills = Bills()
-        observers = Observers(self.bills, on_hint, on_alarm, lambda outcome: self.book.settled(outcome))
+        # The parts know each other in a circle, so some of it is closed by looking up later.
+        observers = Observers(self.bills, on_hint, on_alarm, lambda outcome: self.book.settled(outcome))  # noqa: PLW0108
         spill = Outbox(":memory:", clock=outbox.clock)
         settlements = {box: Settlement(client, box, observers.outcome) for box in (outbox, spill)}
         self.relay = Relay(
             client,
             list(settlements.values()),
-            sweep=lambda: self.watch.sweep(),
-            waiting=lambda: self.watch.waiting(),
+            sweep=lambda: self.watch.sweep(),  # noqa: PLW0108
+            waiting=lambda: self.watch.waiting(),  # noqa: PLW0108
             times=times,
         )
         memo = DenyMemo(deny_memo, time.monotonic, revision)

@@ -16,7 +16,7 @@ from langchain_vluna._core.config import RetryPolicy, Settings, Wire
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna._core.types import Call, Hint, Identity, Transport
-from langchain_vluna._core.wire import Reply
+from langchain_vluna._core.wire import Reply, WireState
 from langchain_vluna._io.client import Client, Verbs
 from langchain_vluna._io.local import LocalGate
 from langchain_vluna._io.outbox import Durability, Outbox
@@ -94,11 +94,12 @@ class Gate(Verbs):
             settle=settle,
             max_unsettled=max_unsettled,
         )
-        self.local_gate = target if isinstance(target, LocalGate) else None
-        """The embedded gate behind this one, where there is one."""
+        self._local_gate = target if isinstance(target, LocalGate) else None
         settings = _settings(target)
         self._transport: Transport = HttpTransport(target.base_url) if isinstance(target, Settings) else target
-        client = Client(self._transport, settings, wire=wire, timeout=timeout, retry=retry)
+        takes_all = self.local_gate is not None and self.local_gate.generation is None and wire == "auto"
+        state = WireState.per_call() if takes_all else WireState(wire)
+        client = Client(self._transport, settings, wire=state, timeout=timeout, retry=retry)
         self._engine = Engine(
             client,
             Outbox(str(_outbox_path(target, settings) if outbox is None else outbox), durability=durability),
@@ -133,6 +134,18 @@ class Gate(Verbs):
 
     def __repr__(self) -> str:
         return f"Gate({self._engine.client!r}, outbox={self._engine.outbox.path!r})"
+
+    @property
+    def local_gate(self) -> LocalGate:
+        """The embedded gate behind this one.
+
+        Raises:
+            ConfigurationError: The target is no `LocalGate`.
+        """
+        if self._local_gate is None:
+            msg = f"{self!r} has no embedded gate behind it; Gate.local() and Gate(LocalGate(...)) have one"
+            raise ConfigurationError(msg)
+        return self._local_gate
 
     @property
     def engine(self) -> Engine:
@@ -183,7 +196,7 @@ class Gate(Verbs):
         """Settle what waits; returns how many rows are still unsettled. Without a timeout: while there is progress."""
         return self._engine.relay.flush(timeout)
 
-    async def aflush(self, timeout: float | None = None) -> int:
+    async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109 -- the twin of flush
         """Do what `flush` does, off the event loop."""
         import anyio.to_thread
 
@@ -195,7 +208,7 @@ class Gate(Verbs):
         self._transport.close()
         return left
 
-    async def aclose(self, timeout: float | None = _CLOSE_TIMEOUT) -> int:
+    async def aclose(self, timeout: float | None = _CLOSE_TIMEOUT) -> int:  # noqa: ASYNC109 -- the twin of close
         """Do what `close` does, off the event loop."""
         import anyio.to_thread
 

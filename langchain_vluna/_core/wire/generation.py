@@ -102,6 +102,13 @@ class WireState:
         self.signature: Signature | None = preset.signature if preset else None
         self.payload: Payload | None = preset.payload if preset else None
 
+    @classmethod
+    def per_call(cls) -> WireState:
+        """Return the state of a gate that takes both signatures: each call is signed as its identity needs."""
+        state = cls()
+        state.auto, state.payload = False, "lease_token"
+        return state
+
     def __repr__(self) -> str:
         return f"WireState(auto={self.auto}, signature={self.signature}, payload={self.payload})"
 

@@ -47,7 +47,7 @@ class Client(Verbs):
         transport: Transport,
         settings: Settings,
         *,
-        wire: Wire = "auto",
+        wire: Wire | WireState = "auto",
         timeout: float = 10.0,
         retry: RetryPolicy | None = None,
         sources: Sources | None = None,
@@ -58,7 +58,7 @@ class Client(Verbs):
         if not 0 < timeout < math.inf:
             msg = f"timeout must be a positive number of seconds, got {timeout!r}"
             raise ConfigurationError(msg)
-        self.state = WireState(wire)
+        self.state = wire if isinstance(wire, WireState) else WireState(wire)
         """What is known about the gate's generation; shared by all calls."""
         self._transport = transport
         self._endpoint = Endpoint.of(settings)

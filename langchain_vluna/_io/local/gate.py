@@ -73,6 +73,8 @@ class LocalGate(Admin):
         if lease_ttl <= 0 or grace < 0:
             msg = f"lease_ttl must be above 0 and grace not below 0, got {lease_ttl!r} and {grace!r}"
             raise ConfigurationError(msg)
+        self.path = os.fspath(path)
+        self.generation = generation
         self._clock = clock
         self._sleep = sleep
         self._ahead = 0.0
@@ -86,7 +88,7 @@ class LocalGate(Admin):
             service_key_id="key-local",
             service_key_secret=SecretStr(_SECRET),
         )
-        store = Store(os.fspath(path), now_ms=self._now)
+        store = Store(self.path, now_ms=self._now)
         super().__init__(store, now_ms=self._now)
         self._router = Router(
             store,
