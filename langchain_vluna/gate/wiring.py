@@ -97,7 +97,7 @@ class Gate(Verbs):
         self._local_gate = target if isinstance(target, LocalGate) else None
         settings = _settings(target)
         self._transport: Transport = HttpTransport(target.base_url) if isinstance(target, Settings) else target
-        takes_all = self.local_gate is not None and self.local_gate.generation is None and wire == "auto"
+        takes_all = wire == "auto" and isinstance(target, LocalGate) and target.generation is None
         state = WireState.per_call() if takes_all else WireState(wire)
         client = Client(self._transport, settings, wire=state, timeout=timeout, retry=retry)
         self._engine = Engine(
