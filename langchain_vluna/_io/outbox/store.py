@@ -66,6 +66,11 @@ class Outbox:
         self._writer: GroupWriter | None = None
 
     @property
+    def is_open(self) -> bool:
+        """Whether this process has used it and not closed it since."""
+        return self._db is not None and self._pid == os.getpid()
+
+    @property
     def owner_id(self) -> str:
         """This process's mark on its rows."""
         with self._fast():
