@@ -34,7 +34,8 @@ def main() -> None:
         gate.flush()
         for rating in gate.local_gate.ratings("customer_123"):
             print(f"{rating.feature_code}: {rating.quantity} for {rating.amount_xusd} XUSD")
-        print(f"open leases: {len(gate.local_gate.leases('active'))}")
+        # Settled in a batch, a lease stays active; open is one that carries no commit.
+        print(f"open leases: {sum(not lease.commits for lease in gate.local_gate.leases('active'))}")
 
 
 if __name__ == "__main__":

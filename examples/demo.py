@@ -6,15 +6,17 @@ ASK="What is 17 * 23?" python examples/demo.py
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from typing import Any
+from uuid import uuid4
 
 from _model import chat_model, price_tokens
 from _tools import TOOLS, answer
 from langchain.agents import create_agent
 
-from langchain_vluna import Gate, GateDenied, LocalGate, VlunaCallbackHandler
+from langchain_vluna import Bill, Gate, GateDenied, LocalGate, VlunaCallbackHandler
 
 CUSTOMER = "customer_123"
 GRANT = 20_000
@@ -39,48 +41,47 @@ class NarratedGate(LocalGate):
 
     def send(self, request: Any) -> Any:
         response = super().send(request)
-        self._tell(
-            request.target.rsplit("/", 1)[-1], json.loads(request.content or b"{}"), json.loads(response.content)
-        )
+        told = json.loads(response.content)
+        asked = json.loads(request.content or b"{}")
+        tell(request.target.rsplit("/", 1)[-1], asked, told)
         return response
 
-    def _tell(self, verb: str, asked: dict[str, Any], told: dict[str, Any]) -> None:
-        feature = asked.get("feature_code", "")
-        match verb:
-            case "authorize":
-                estimate = asked.get("estimated_quantity_minor")
-                about = f"about {int(estimate):,} tokens" if estimate else "one call"
-                said = paint("yes", "green") if told["ok"] else paint(f"no: {told['message']}", "red")
-                print(f"  {paint('authorize', 'yellow')}  {feature:<24} {about:<22} {said}")
-            case "commits":
-                parts = [
-                    f"{int(m['quantity_minor']):,} {m['meter_code'].rsplit('.', 1)[-1]}"
-                    for m in asked.get("meters") or []
-                ]
-                used = ", ".join(parts) or f"{asked['quantity_minor']} call"
-                print(
-                    f"  {paint('commit', 'green')}     {feature:<24} {used:<22} {usd(int(told['data']['amount_xusd']))}"
-                )
-            case "cancel":
-                print(f"  {paint('cancel', 'red')}     the work failed, nothing is charged")
+
+def tell(verb: str, asked: dict[str, Any], told: dict[str, Any]) -> None:
+    feature = asked.get("feature_code", "")
+    match verb:
+        case "authorize" if told["ok"]:
+            tokens = 0 if feature.startswith("tool.") else int(asked.get("estimated_quantity_minor") or 0)
+            expected = f"about {tokens:,} tokens" if tokens else "once"
+            print(f"  {paint('authorize', 'yellow')}  {feature:<22} {expected:<22} {paint('yes', 'green')}")
+        case "authorize":
+            print(f"  {paint('authorize', 'yellow')}  {feature:<22} {'':<22} {paint('no: ' + told['message'], 'red')}")
+        case "commits":
+            meters = asked.get("meters") or []
+            parts = [f"{int(line['quantity_minor']):,} {line['meter_code'].rsplit('.', 1)[-1]}" for line in meters]
+            used = ", ".join(parts) or f"{int(asked['quantity_minor']):,}"
+            print(f"  {paint('commit', 'green')}     {feature:<22} {used:<22} {usd(int(told['data']['amount_xusd']))}")
+        case "cancel":
+            print(f"  {paint('cancel', 'red')}     the work failed, nothing is charged")
 
 
-def show_bill(gate: LocalGate) -> None:
-    lines: dict[tuple[str, str], int] = {}
+def show_bill(bill: Bill, gate: LocalGate) -> None:
+    """Print the bill by feature and meter; the amounts by feature are the gate's own."""
     amounts: dict[str, int] = {}
     for rating in gate.ratings(CUSTOMER):
         amounts[rating.feature_code] = amounts.get(rating.feature_code, 0) + rating.amount_xusd
-        for meter, quantity in rating.meters.items():
-            lines[rating.feature_code, meter] = lines.get((rating.feature_code, meter), 0) + quantity
-    print(paint(f"  {'feature':<24} {'meter':<38} {'quantity':>8}", "dim"))
-    for (feature, meter), quantity in sorted(lines.items()):
-        print(f"  {feature:<24} {meter:<38} {quantity:>8,}")
-    for feature, amount in sorted(amounts.items()):
-        print(f"  {feature:<72} {usd(amount)}")
-    print(paint(f"  {'total':<72} {usd(sum(amounts.values()))}", "bold"))
+    print(paint(f"  {'meter':<46} {'quantity':>8}   {'amount':>12}", "dim"))
+    for feature, quantity in bill.by_feature.items():
+        print(f"  {feature:<46} {quantity:>8,}   {usd(amounts[feature])}")
+        for meter, part in bill.by_meter.items():
+            if meter.startswith(f"{feature}."):
+                print(paint(f"    {meter:<44} {part:>8,}", "dim"))
+    print(paint(f"  {f'total, with {bill.tokens:,} tokens':<55}   {usd(bill.amount_xusd)}", "bold"))
 
 
 def main() -> None:
+    # LangChain warns of every error that a handler raises, and a denial is one.
+    logging.getLogger("langchain_core").setLevel(logging.ERROR)
     question = os.environ.get("ASK", "").strip() or QUESTION
     model, feature = chat_model(answer)
     agent = create_agent(model, TOOLS)
@@ -98,11 +99,12 @@ def main() -> None:
 
         print(f"\n{paint('You ask', 'bold')}   {question}")
         print(f"{paint('Balance', 'bold')}   {usd(local.balance(CUSTOMER))}\n")
-        reply = agent.invoke(asked, config={"callbacks": [handler]})
+        run_id = uuid4()
+        reply = agent.invoke(asked, config={"callbacks": [handler], "run_id": run_id})
         print(f"\n{paint('Answer', 'bold')}    {reply['messages'][-1].text}\n")
 
         print(paint("Bill", "bold"))
-        show_bill(local)
+        show_bill(handler.bill(run_id), local)
         left = local.balance(CUSTOMER)
         print(f"\n{paint('Balance', 'bold')}   {usd(GRANT)} before, {usd(left)} after\n")
 
@@ -115,7 +117,7 @@ def main() -> None:
         try:
             agent.invoke(asked, config={"callbacks": [handler]})
         except GateDenied as denied:
-            print(f"\n{paint('Denied', 'red')}    ({denied.reason}) {denied}")
+            print(f"\n{paint('Denied', 'red')}    {denied}")
             print("          The model was not called.\n")
 
 

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
         RunStateError,
         VlunaError,
     )
-    from langchain_vluna._core.types import Hint, Transport, Usage
+    from langchain_vluna._core.types import BatchItem, Hint, Transport, Usage
     from langchain_vluna._io.local import LocalGate
-    from langchain_vluna.callbacks import VlunaCallbackHandler
-    from langchain_vluna.gate import Gate
+    from langchain_vluna.callbacks import RunInfo, VlunaCallbackHandler
+    from langchain_vluna.gate import Alarm, Bill, Gate
 
     __version__: str
 
 __all__ = [
+    "Alarm",
+    "BatchItem",
+    "Bill",
     "ConfigurationError",
     "Gate",
     "GateDenied",
@@ -38,6 +41,7 @@ __all__ = [
     "IdempotencyConflict",
     "LocalGate",
     "RetryPolicy",
+    "RunInfo",
     "RunStateError",
     "Settings",
     "Transport",
@@ -47,6 +51,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Alarm": "gate",
+    "BatchItem": "_core.types",
+    "Bill": "gate",
     "ConfigurationError": "_core.errors",
     "Gate": "gate",
     "GateDenied": "_core.errors",
@@ -57,6 +64,7 @@ _HOMES = {
     "IdempotencyConflict": "_core.errors",
     "LocalGate": "_io.local",
     "RetryPolicy": "_core.config",
+    "RunInfo": "callbacks",
     "RunStateError": "_core.errors",
     "Settings": "_core.config",
     "Transport": "_core.types",

@@ -13,6 +13,9 @@ import langchain_vluna
 from langchain_vluna import Gate, VlunaCallbackHandler
 
 PUBLIC = [
+    "Alarm",
+    "BatchItem",
+    "Bill",
     "ConfigurationError",
     "Gate",
     "GateDenied",
@@ -23,6 +26,7 @@ PUBLIC = [
     "IdempotencyConflict",
     "LocalGate",
     "RetryPolicy",
+    "RunInfo",
     "RunStateError",
     "Settings",
     "Transport",
