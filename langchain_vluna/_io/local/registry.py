@@ -84,7 +84,10 @@ class Registry(Tables):
         self._run("UPDATE accounts SET granted = granted + ? WHERE id = ?", (xusd, account_id))
 
     def add_budget(self, budget_id: str, account_id: int, allowed: int, name: str | None) -> None:
-        self._run("INSERT INTO budgets VALUES (?, ?, ?, ?, 0)", (budget_id, account_id, name, allowed))
+        self._run(
+            "INSERT INTO budgets (id, account, name, allowed) VALUES (?, ?, ?, ?)",
+            (budget_id, account_id, name, allowed),
+        )
 
     def available(self, principal: str, user: str | None) -> int:
         (value,) = self._run(
@@ -114,7 +117,7 @@ class Registry(Tables):
     def all_budgets(self) -> Iterable[tuple[Any, ...]]:
         return self._run(
             """SELECT b.id, a.principal, nullif(a.user, ''), b.name, b.allowed, b.consumed
-            FROM budgets b JOIN accounts a ON a.id = b.account ORDER BY b.rowid"""
+            FROM budgets b JOIN accounts a ON a.id = b.account ORDER BY b.seq"""
         )
 
     def used(self, feature: str, principal: str, user: str | None, now_ms: int) -> dict[int, int]:

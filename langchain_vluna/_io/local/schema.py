@@ -40,8 +40,9 @@ _FIRST: Final = (
         PRIMARY KEY (policy, account, start_ms)
     ) WITHOUT ROWID""",
     """CREATE TABLE budgets (
-        id TEXT PRIMARY KEY, account INTEGER NOT NULL, name TEXT, allowed INTEGER NOT NULL, consumed INTEGER NOT NULL
-    ) WITHOUT ROWID""",
+        seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, account INTEGER NOT NULL, name TEXT,
+        allowed INTEGER NOT NULL, consumed INTEGER NOT NULL DEFAULT 0
+    )""",
     """CREATE TABLE leases (
         seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, tail TEXT NOT NULL, chosen TEXT, account INTEGER NOT NULL,
         feature TEXT NOT NULL, family TEXT NOT NULL, state TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL,

@@ -151,12 +151,7 @@ class Store:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_ms INTEGER NOT NULL)"
             )
-            (done,) = connection.execute("SELECT coalesce(max(version), 0) FROM migrations").fetchone()
-            if done > len(MIGRATIONS):
-                msg = (
-                    f"{self.path!r} was written by a newer version of langchain-vluna; upgrade it or give another path"
-                )
-                raise ConfigurationError(msg)
+            done = self._done(connection)
             for version, statements in enumerate(MIGRATIONS[done:], start=done + 1):
                 for statement in statements:
                     connection.execute(statement)

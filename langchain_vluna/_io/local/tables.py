@@ -123,12 +123,7 @@ class Tables(Catalogue):
             created_ms FROM ratings WHERE key = ? AND (scope = '') = ? AND (? OR account = ?) ORDER BY seq""",
             (key, ingested, any_account, account.account_id),
         )
-        return [
-            StoredRating(
-                *row[:7], bool(row[7]), json.loads(row[8]), parse_lines(row[9]), json.loads(row[10]), *row[11:]
-            )
-            for row in rows
-        ]
+        return [_stored_rating(*row) for row in rows]
 
     def add_rating(self, rating: StoredRating, account: Account, key: str) -> None:
         self._run(
