@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ def drive(flow: Flow[T], transport: Transport, sleep: Callable[[float], None]) -
                     sleep(seconds)
                     effect = next(flow)
                 case Join(future):
-                    concurrent.futures.wait((future,))
+                    _wait(future)
                     effect = next(flow)
     except StopIteration as stop:
         result: T = stop.value
@@ -66,6 +67,13 @@ async def adrive(flow: Flow[T], transport: Transport, sleep: Callable[[float], A
         return result
     finally:
         flow.close()
+
+
+def _wait(future: concurrent.futures.Future[Any]) -> None:
+    # `concurrent.futures.wait` never wakes for a future that is cancelled while it waits.
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    done.wait()
 
 
 async def _done(future: concurrent.futures.Future[Any]) -> None:
