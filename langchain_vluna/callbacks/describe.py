@@ -29,6 +29,11 @@ class Started:
     tags: tuple[str, ...]
     tool_call_id: str | None = None
 
+    @property
+    def namespace(self) -> str | None:
+        """LangGraph's checkpoint namespace."""
+        return self.metadata.get("langgraph_checkpoint_ns")
+
 
 def model_run(
     started: Started, options: HandlerOptions, tree: RunTree, prompts: Sequence[Any], params: Any
@@ -41,7 +46,14 @@ def model_run(
     invocation = params.get("invocation_params") or {}
     provider, model = naming.provider_and_model(started.serialized, started.metadata, invocation)
     prompt_tokens = usage.estimate_prompt_tokens(prompts, invocation)
-    info = _info(started, tree, "model", model, provider, naming.model_feature_code(provider, model))
+    info = _info(
+        started,
+        tree,
+        "model",
+        name=model,
+        provider=provider,
+        feature_code=naming.model_feature_code(provider, model),
+    )
     info = replace(info, prompt_tokens=prompt_tokens)
     limit = usage.requested_max_tokens(started.metadata, invocation, started.serialized)
     spec = _spec(started, options, tree, info, options.estimated_quantity(info, limit))
@@ -49,7 +61,7 @@ def model_run(
 
 
 def tool_run(
-    started: Started, options: HandlerOptions, tree: RunTree, kind: RunKind, name: str, inputs: object
+    started: Started, options: HandlerOptions, tree: RunTree, *, kind: RunKind, name: str, inputs: object
 ) -> ToolMeter | None:
     """Describe a tool or retriever run; `None` where it is not gated.
 
@@ -60,16 +72,18 @@ def tool_run(
     if how is None:
         return None
     feature = naming.tool_feature_code(name) if kind == "tool" else naming.model_feature_code("retriever", name)
-    info = _info(started, tree, kind, name, None, feature)
+    info = _info(started, tree, kind, name=name, provider=None, feature_code=feature)
     return ToolMeter(_spec(started, options, tree, info, None if callable(how) else 1), how, inputs)
 
 
-def _info(started: Started, tree: RunTree, kind: RunKind, name: str, provider: str | None, feature: str) -> RunInfo:
+def _info(
+    started: Started, tree: RunTree, kind: RunKind, *, name: str, provider: str | None, feature_code: str
+) -> RunInfo:
     return RunInfo(
         kind=kind,
         name=name,
         provider=provider,
-        feature_code=feature,
+        feature_code=feature_code,
         metadata=started.metadata,
         tags=started.tags,
         run_id=started.run_id,
@@ -120,6 +134,6 @@ def _labels(info: RunInfo, own: Mapping[str, Any], thread: object) -> dict[str, 
 
 def _step(started: Started, spec: RunSpec, tree: RunTree) -> str:
     metadata = started.metadata
-    place = metadata.get("langgraph_checkpoint_ns") or metadata.get("checkpoint_ns") or ""
+    place = started.namespace or metadata.get("checkpoint_ns") or ""
     ordinal = started.tool_call_id or tree.ordinal(started.parent_run_id)
     return "\n".join((spec.identity.principal_id, str(spec.thread_id), str(place), spec.feature_code, str(ordinal)))

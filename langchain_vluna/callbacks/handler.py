@@ -19,7 +19,18 @@ from langchain_vluna._core.exchange import Flow
 from langchain_vluna.callbacks.colour import TwoColoured
 from langchain_vluna.callbacks.describe import Started, model_run, tool_run
 from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
-from langchain_vluna.callbacks.options import HandlerOptions
+from langchain_vluna.callbacks.options import (
+    Choice,
+    Estimate,
+    Features,
+    HandlerOptions,
+    Idempotency,
+    Labels,
+    Meters,
+    OnAbort,
+    OnMissingUsage,
+    Tools,
+)
 from langchain_vluna.gate import Bill, Gate
 from langchain_vluna.gate.liveness import find_caller
 from langchain_vluna.gate.spec import OpenRun, RunId, RunKind, UsageBody
@@ -34,9 +45,9 @@ Loop = asyncio.AbstractEventLoop | None
 
 def _never_raises(flow: Callable[..., Flow[None]]) -> Callable[..., Flow[None]]:
     @wraps(flow)
-    def guarded(handler: VlunaCallbackHandler, loop: Loop, *args: Any, **kwargs: Any) -> Flow[None]:
+    def guarded(handler: VlunaCallbackHandler, _loop: Loop, *args: Any, **kwargs: Any) -> Flow[None]:
         try:
-            yield from flow(handler, loop, *args, **kwargs)
+            yield from flow(handler, *args, **kwargs)
         except Exception:
             # Border: a failure to settle must not take away an answer that is paid for. The run stays open
             # in the outbox and is settled by the orphan rule.
@@ -55,9 +66,61 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     raise_error = True
     run_inline = True
 
-    def __init__(self, gate: Gate, **options: Any) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        principal_id: Choice = None,
+        user_id: Choice = None,
+        features: Features = None,
+        feature_family_code: Choice = None,
+        tools: Tools = "all",
+        retrievers: Tools = None,
+        meters: Meters = "input_output",
+        estimate: Estimate = "auto",
+        labels: Labels = None,
+        budget: Choice = None,
+        on_missing_usage: OnMissingUsage = "estimate",
+        on_abort: OnAbort = "bill_delivered",
+        idempotency: Idempotency = "run",
+    ) -> None:
+        """Attach a gate.
+
+        Args:
+            gate: What to ask and to settle with.
+            principal_id: Who pays, or a callable of `RunInfo`, unless the call itself says so.
+            user_id: The user, where the gate has users; as `principal_id`.
+            features: Feature codes of your own, by default code or by model or tool name, or a callable.
+            feature_family_code: Family of features the gate does not know yet.
+            tools: Which tools are gated: `all`, `None`, names, names with how each is measured (`calls`, `seconds`,
+                `bytes` or a callable of input and output), or a callable of the name.
+            retrievers: As `tools`, for retrievers.
+            meters: What of a model's tokens is told apart; a callable of usage and feature code gives its own
+                meters or a bare quantity; `None` sends the total alone.
+            estimate: What the gate is told to expect: `auto`, `None`, a number of tokens or a callable.
+            labels: Labels of your own for every charge, or a callable.
+            budget: A budget that every run is checked against.
+            on_missing_usage: What becomes of a run whose provider reports no usage.
+            on_abort: What becomes of a run whose consumer leaves before its end.
+            idempotency: `run` charges every attempt; `step` charges a LangGraph step once, however often it is
+                retried or resumed.
+        """
         self.gate = gate
-        self._options = HandlerOptions(**options)
+        self._options = HandlerOptions(
+            principal_id=principal_id,
+            user_id=user_id,
+            features=features,
+            feature_family_code=feature_family_code,
+            tools=tools,
+            retrievers=retrievers,
+            meters=meters,
+            estimate=estimate,
+            labels=labels,
+            budget=budget,
+            on_missing_usage=on_missing_usage,
+            on_abort=on_abort,
+            idempotency=idempotency,
+        )
         self._engine = gate.engine
         self._open = gate.engine.book.open_meter
         self._reports = BatchReports()
@@ -105,7 +168,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
 
     @TwoColoured
     @_never_raises
-    def on_llm_end(self, loop: Loop, response: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
+    def on_llm_end(self, response: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Record what a model run used."""
         run = self._engine.book.find(run_id)
         if run is not None and isinstance(run.meter, ModelMeter):
@@ -114,7 +177,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
 
     @TwoColoured
     @_never_raises
-    def on_llm_error(self, loop: Loop, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
+    def on_llm_error(self, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Cancel what failed; charge what was delivered before the consumer walked away."""
         run = self._engine.book.find(run_id)
         if run is not None:
@@ -126,11 +189,12 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     def on_tool_start(self, loop: Loop, serialized: dict[str, Any] | None, input_str: str, **params: Any) -> Flow[None]:
         """Ask the gate whether a tool may run."""
         name = (serialized or {}).get("name") or params.get("name") or "tool"
-        yield from self._start_tool(loop, "tool", name, serialized, params.get("inputs") or input_str, params)
+        inputs = params.get("inputs") or input_str
+        yield from self._start_tool(loop, _started(serialized, params), kind="tool", name=name, inputs=inputs)
 
     @TwoColoured
     @_never_raises
-    def on_tool_end(self, loop: Loop, output: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
+    def on_tool_end(self, output: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Record what a tool or retriever used."""
         self._leave(run_id)
         run = self._engine.book.find(run_id)
@@ -139,7 +203,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
 
     @TwoColoured
     @_never_raises
-    def on_tool_error(self, loop: Loop, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
+    def on_tool_error(self, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Cancel what failed, was cancelled or interrupted."""
         self._leave(run_id)
         run = self._engine.book.find(run_id)
@@ -152,7 +216,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     ) -> Flow[None]:
         """Ask the gate whether a retriever may run, where `retrievers` says so."""
         name = params.get("name") or (serialized or {}).get("name") or "retriever"
-        yield from self._start_tool(loop, "retriever", name, serialized, query, params)
+        yield from self._start_tool(loop, _started(serialized, params), kind="retriever", name=name, inputs=query)
 
     on_retriever_end = on_tool_end
     on_retriever_error = on_tool_error
@@ -160,15 +224,15 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     @TwoColoured
     def on_chain_start(self, loop: Loop, serialized: Any, inputs: Any, **params: Any) -> Flow[None]:
         """Note what belongs together; a decision model, which comes as a chain, is asked for."""
-        metadata = params.get("metadata") or {}
-        self._engine.tree.begin(params["run_id"], params.get("parent_run_id"), metadata.get("langgraph_checkpoint_ns"))
+        started = _started(serialized, params)
+        self._engine.tree.begin(started.run_id, started.parent_run_id, started.namespace)
         if params.get("run_type") == "llm":
-            meter = model_run(_started(serialized, params), self._options, self._engine.tree, [str(inputs)], params)
+            meter = model_run(started, self._options, self._engine.tree, [str(inputs)], params)
             yield from self._start(meter, loop)
 
     @TwoColoured
     @_never_raises
-    def on_chain_end(self, loop: Loop, outputs: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
+    def on_chain_end(self, outputs: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Notice what is still open below a chain that ended."""
         self._leave(run_id)
         run = self._engine.book.find(run_id)
@@ -177,12 +241,9 @@ class VlunaCallbackHandler(BaseCallbackHandler):
 
     on_chain_error = on_tool_error
 
-    def _start_tool(
-        self, loop: Loop, kind: RunKind, name: str, serialized: Any, inputs: object, params: dict[str, Any]
-    ) -> Flow[None]:
-        metadata = params.get("metadata") or {}
-        meter = tool_run(_started(serialized, params), self._options, self._engine.tree, kind, name, inputs)
-        self._engine.tree.begin(params["run_id"], params.get("parent_run_id"), metadata.get("langgraph_checkpoint_ns"))
+    def _start_tool(self, loop: Loop, started: Started, *, kind: RunKind, name: str, inputs: object) -> Flow[None]:
+        meter = tool_run(started, self._options, self._engine.tree, kind=kind, name=name, inputs=inputs)
+        self._engine.tree.begin(started.run_id, started.parent_run_id, started.namespace)
         if meter is not None:
             yield from self._start(meter, loop)
 

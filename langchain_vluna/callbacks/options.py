@@ -13,7 +13,22 @@ from langchain_vluna._core.wire import rules
 from langchain_vluna.gate.policy import choose
 from langchain_vluna.gate.spec import RunId, RunKind
 
-__all__ = ["HandlerOptions", "Meters", "RunInfo", "ToolQuantity", "Tools", "tool_quantity"]
+__all__ = [
+    "Choice",
+    "Estimate",
+    "Features",
+    "HandlerOptions",
+    "Idempotency",
+    "Labels",
+    "Meters",
+    "OnAbort",
+    "OnMissingUsage",
+    "RunInfo",
+    "ToolQuantity",
+    "Tools",
+    "resolve",
+    "tool_quantity",
+]
 
 T = TypeVar("T")
 
@@ -48,6 +63,9 @@ Tools = (
 Meters = naming.MeterMode | Callable[[Usage, str], Mapping[str, int] | int | None] | None
 Estimate = Literal["auto"] | int | Callable[[RunInfo], int | None] | None
 Labels = Mapping[str, str] | Callable[[RunInfo], Mapping[str, str]] | None
+OnMissingUsage = Literal["estimate", "cancel"]
+OnAbort = Literal["bill_delivered", "cancel"]
+Idempotency = Literal["run", "step"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +82,15 @@ class HandlerOptions:
     estimate: Estimate = "auto"
     labels: Labels = None
     budget: Choice = None
-    on_missing_usage: Literal["estimate", "cancel"] = "estimate"
-    on_abort: Literal["bill_delivered", "cancel"] = "bill_delivered"
-    idempotency: Literal["run", "step"] = "run"
+    on_missing_usage: OnMissingUsage = "estimate"
+    on_abort: OnAbort = "bill_delivered"
+    idempotency: Idempotency = "run"
     _features: Mapping[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("on_missing_usage", self.on_missing_usage, Literal["estimate", "cancel"])
-        choose("on_abort", self.on_abort, Literal["bill_delivered", "cancel"])
-        choose("idempotency", self.idempotency, Literal["run", "step"])
+        choose("on_missing_usage", self.on_missing_usage, OnMissingUsage)
+        choose("on_abort", self.on_abort, OnAbort)
+        choose("idempotency", self.idempotency, Idempotency)
         if self.meters is not None and not callable(self.meters):
             choose("meters", self.meters, naming.MeterMode)
         if isinstance(self.principal_id, str):
@@ -135,16 +153,11 @@ def _check_estimate(estimate: object) -> None:
 
 
 def _check_tools(option: str, tools: object) -> None:
-    if tools is None or callable(tools):
+    if tools is None or tools == "all" or callable(tools):
         return
-    if isinstance(tools, str):
-        if tools != "all":
-            msg = f"{option} must be 'all', None, names, a mapping of names or a callable, got {tools!r}; for one: [{tools!r}]"
-            raise ConfigurationError(msg)
-        return
-    if not isinstance(tools, Collection):
+    if isinstance(tools, str) or not isinstance(tools, Collection):
         msg = f"{option} must be 'all', None, names, a mapping of names or a callable, got {tools!r}"
-        raise ConfigurationError(msg)
+        raise ConfigurationError(f"{msg}; for one: [{tools!r}]" if isinstance(tools, str) else msg)
     for how in tools.values() if isinstance(tools, Mapping) else ():
         if not callable(how):
             choose(f"{option}: quantity", how, Literal["calls", "seconds", "bytes"])
