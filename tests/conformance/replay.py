@@ -166,7 +166,7 @@ class Replay:
         version = {"v1": "v2", "v2": "v1"}[own] if http.get("sign_as") == "other" else own
         stale = http.get("tamper") == "stale_timestamp_resigned"
         ts, nonce = ("2016-01-01T00:00:00+00:00", "fixed-nonce") if stale else (str(self.gate.now()), uuid.uuid4().hex)
-        self._sign(version, method, target, headers, content, (ts, nonce))
+        self._sign(version, (method, target), headers, content, (ts, nonce))
         content = _tamper(http.get("tamper"), headers, content)
         headers |= http.get("headers", {})
         sent = {name: value for name, value in headers.items() if name not in http.get("omit", ())}
@@ -178,7 +178,7 @@ class Replay:
         return json.dumps(self.fill(step["body"]), ensure_ascii=False) if "body" in step else ""
 
     def _sign(
-        self, version: str, method: str, target: str, headers: dict[str, str], content: bytes, stamp: tuple[str, str]
+        self, version: str, line: tuple[str, str], headers: dict[str, str], content: bytes, stamp: tuple[str, str]
     ) -> None:
         digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
         headers["content-digest"] = f"sha-256=:{digest}:"
@@ -188,7 +188,7 @@ class Replay:
         }[version]
         signed = ("content-digest", "content-type", "x-realm-id", *names)
         ts, nonce = stamp
-        lines = [method, target, f"ts:{ts}", f"nonce:{nonce}", *(f"{name}:{headers.get(name, '')}" for name in signed)]
+        lines = [*line, f"ts:{ts}", f"nonce:{nonce}", *(f"{name}:{headers.get(name, '')}" for name in signed)]
         secret = base64.b64decode(self.gate.settings.service_key_secret.get_secret_value())
         mac = base64.b64encode(hmac.new(secret, "\n".join(lines).encode(), hashlib.sha256).digest()).decode()
         key_id = self.gate.settings.service_key_id
@@ -200,7 +200,7 @@ class Replay:
             return {name: self.fill(item) for name, item in value.items()}
         if isinstance(value, list):
             return [self.fill(item) for item in value]
-        if not isinstance(value, str) or not value.startswith("$") and "$k" not in value:
+        if not isinstance(value, str) or "$" not in value:
             return value
         if value in self.symbols:
             return self.symbols[value]

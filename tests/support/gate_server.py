@@ -19,7 +19,8 @@ def serve(local_gate: Transport) -> Iterator[str]:
 
     `local_gate.settings.model_copy(update={"base_url": url})` are the settings of a client.
     """
-    listener = socket.socket()
+    # asyncio switches Nagle's algorithm off for what says that it is TCP, and only then.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
     port = listener.getsockname()[1]

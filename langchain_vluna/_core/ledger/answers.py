@@ -23,10 +23,12 @@ __all__ = [
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _NO_FINGERPRINT = ""
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 def canonical_json(value: object) -> str:
     """Return compact JSON; the order of fields is kept, because it is part of what a key stands for."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _encode(value)
 
 
 def success(data: object, hints: Iterable[Mapping[str, Any]] = (), extra: Mapping[str, Any] | None = None) -> bytes:
@@ -194,18 +196,26 @@ def _missing_snapshot(line: Line, rated_at: str, kind: str) -> dict[str, Any]:
 
 def stored_lines(lines: Sequence[Line]) -> str:
     """Return rated lines as the ledger keeps them: enough to give the same answer again."""
-    return canonical_json([_values(line) for line in lines])
+    return canonical_json([_stored(line) for line in lines])
 
 
-def _values(record: Line | Price) -> list[Any]:
-    values = [getattr(record, name) for name in record.__slots__]
-    return [_values(value) if isinstance(value, Price) else value for value in values]
+def _stored(line: Line) -> list[Any]:
+    price = line.price
+    return [
+        *(line.line_id, line.meter_code, line.quantity, line.amount_xusd, line.cost_xusd, line.remainder, line.unit),
+        None
+        if price is None
+        else [
+            *(price.xusd, price.per, price.rounding, price.prepaid, price.cost_xusd),
+            *(price.version, price.since_ms, price.fingerprint),
+        ],
+    ]
 
 
 def parse_lines(stored: str) -> tuple[Line, ...]:
-    return tuple(_line_of(*values) for values in json.loads(stored))
+    return tuple(_parsed(*values) for values in json.loads(stored))
 
 
-def _line_of(*values: Any) -> Line:
+def _parsed(*values: Any) -> Line:
     line = Line(*values)
     return line if line.price is None else replace(line, price=Price(*values[-1]))

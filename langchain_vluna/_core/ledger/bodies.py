@@ -114,7 +114,7 @@ def _meter_lines(where: str, value: object, rules: Rules) -> tuple[MeterLine, ..
 
 
 def _meter_line(where: str, item: object, rules: Rules) -> MeterLine:
-    fields: Mapping[str, Any] = item if isinstance(item, Mapping) else {}
+    fields: Mapping[str, Any] = item if isinstance(item, dict) else {}
     code = canonical_code(f"{where}.meter_code", fields.get("meter_code"), absent="is required")
     amount = positive(f"{where}.quantity_minor", fields.get("quantity_minor"), rules)
     unit, etag, price = fields.get("unit"), fields.get("client_pricing_etag"), fields.get("client_unit_price_xusd")

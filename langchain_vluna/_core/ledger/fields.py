@@ -177,10 +177,10 @@ def timestamp(name: str, value: object) -> None:
 
 def labels(value: object, rules: Rules) -> dict[str, str]:
     """Return labels as they are stored: trimmed text, nothing empty."""
-    if isinstance(value, str):
-        pairs: Mapping[str, Any] = {str(index): char for index, char in enumerate(value)}
-    elif isinstance(value, Mapping):
-        pairs = value
+    if isinstance(value, dict):
+        pairs: Mapping[str, Any] = value
+    elif isinstance(value, str):
+        pairs = {str(index): char for index, char in enumerate(value)}
     else:
         return {}
     stored = {}

@@ -214,6 +214,10 @@ def window_start(now_ms: int, window_sec: int) -> int:
     return now_ms - now_ms % size
 
 
-@functools.lru_cache(maxsize=256)
 def iso(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{time_ms % 1000:03d}Z"
+    return f"{_to_the_second(time_ms // 1000)}.{time_ms % 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=256)
+def _to_the_second(time_sec: int) -> str:
+    return datetime.fromtimestamp(time_sec, UTC).strftime("%Y-%m-%dT%H:%M:%S")

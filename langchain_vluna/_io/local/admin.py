@@ -5,7 +5,6 @@ Each change is one transaction and raises the revision, so that whoever remember
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.ledger.fields import creatable
 from langchain_vluna._core.ledger.model import LeaseState, Rating, Rounding
 from langchain_vluna._io.local.catalogue import DEFAULT_FAMILY
+from langchain_vluna._io.local.names import new_uuid
 from langchain_vluna._io.local.registry import Registry
 from langchain_vluna._io.local.store import Store
 
@@ -106,7 +106,7 @@ class Admin:
     def budget(self, principal_id: str, xusd: int, *, user_id: str | None = None, name: str | None = None) -> str:
         """Open a budget and return its id; `name` is its text in generation `lease`."""
         _whole("xusd", xusd)
-        budget_id = str(uuid.uuid4())
+        budget_id = new_uuid()
         with self._changing() as tables:
             tables.add_budget(budget_id, _account(tables, principal_id, user_id), xusd, name)
         return budget_id

@@ -6,7 +6,7 @@ One small indexed statement each, values in and out, always inside the caller's 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -133,35 +133,29 @@ class Catalogue:
         )
         return [_meter(row, attached=True) for row in rows]
 
-    def meters(self, feature: str, codes: Iterable[str]) -> dict[str, Meter]:
+    def meters(self, feature: str, codes: Collection[str]) -> dict[str, Meter]:
         """Return those of the meters that exist, and whether the feature lists them."""
-        found = {}
-        for code in codes:
-            row = self._run(
-                f"""SELECT {_METER}, a.meter FROM meters m
-                LEFT JOIN feature_meters a ON a.meter = m.code AND a.feature = ? WHERE m.code = ?""",
-                (feature, code),
-            ).fetchone()
-            if row is not None:
-                found[code] = _meter(row[:-1], attached=row[-1] is not None)
-        return found
+        rows = self._run(
+            f"""SELECT {_METER}, a.meter FROM meters m
+            LEFT JOIN feature_meters a ON a.meter = m.code AND a.feature = ?
+            WHERE m.code IN ({",".join("?" * len(codes))})""",
+            (feature, *codes),
+        )
+        return {row[0]: _meter(row[:-1], attached=row[-1] is not None) for row in rows}
 
     # --- counters
 
-    def quotas(self, feature: str, account: Account, at_ms: int) -> list[Quota]:
-        return [Quota(*row) for row in self._windows(feature, "quota", account, at_ms)]
-
-    def rates(self, feature: str, account: Account, at_ms: int) -> list[Rate]:
-        return [Rate(*row) for row in self._windows(feature, "rate", account, at_ms)]
-
-    def _windows(self, feature: str, kind: str, account: Account, at_ms: int) -> list[tuple[int, int, int, int]]:
-        return self._run(
-            """SELECT p.id, p.allowed, p.window_sec, coalesce(w.used, 0) FROM policies p
+    def policies(self, feature: str, account: Account, at_ms: int) -> tuple[list[Quota], list[Rate]]:
+        """Return quotas and rates, each with what is used in its window at that time, first set first."""
+        rows = self._run(
+            """SELECT p.kind, p.id, p.allowed, p.window_sec, coalesce(w.used, 0) FROM policies p
             LEFT JOIN windows w ON w.policy = p.id AND w.account = ?
                 AND w.start_ms = ? - ? % (p.window_sec * 1000)
-            WHERE p.feature = ? AND p.kind = ? ORDER BY p.id""",
-            (account.account_id, at_ms, at_ms, feature, kind),
+            WHERE p.feature = ? ORDER BY p.id""",
+            (account.account_id, at_ms, at_ms, feature),
         ).fetchall()
+        quotas = [Quota(*row[1:]) for row in rows if row[0] == "quota"]
+        return quotas, [Rate(*row[1:]) for row in rows if row[0] == "rate"]
 
     def count(self, policy: Quota | Rate, account: Account, at_ms: int, used: int) -> None:
         """Set what is used of a policy in the window of that time."""

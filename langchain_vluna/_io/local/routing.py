@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import secrets
@@ -47,6 +48,7 @@ _GONE: Final[Mapping[Generation | None, frozenset[str]]] = {
 }
 
 
+@functools.lru_cache(maxsize=64)
 def verb_of(method: str, target: str) -> str | None:
     """Return the verb of a request, `None` where there is no such route."""
     path = target.partition("?")[0].removesuffix("/")
@@ -61,7 +63,7 @@ class _Call:
     verb: str
     body: Mapping[str, Any]
     fingerprint: str
-    query: Mapping[str, list[str]]
+    target: str
     key: str
     form: Form
 
@@ -102,9 +104,8 @@ class Router:
         key = headers.get("idempotency-key", "")
         if request.method == "POST" and not key:
             raise Refusal(400, "VALIDATION.INVALID_INPUT", "missing_idempotency_key")
-        query = parse_qs(request.target.partition("?")[2])
         form = self._form(verb, caller, body)
-        call = _Call(verb, body, fingerprint, query, key, form)
+        call = _Call(verb, body, fingerprint, request.target, key, form)
         try:
             answer = self._perform(call, caller, wait)
         except sqlite3.Error as error:
@@ -166,7 +167,7 @@ def _dispatch(verbs: Settling, call: _Call) -> Answer:
     if call.verb == "preflight":
         return verbs.preflight(call.body)
     if call.verb == "limits":
-        return verbs.limits(call.query.get("feature_code", [None])[0])
+        return verbs.limits(parse_qs(call.target.partition("?")[2]).get("feature_code", [None])[0])
     return verbs.meters()
 
 

@@ -6,7 +6,6 @@ piece of usage whether it came alone or in a batch.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from langchain_vluna._core.ledger import bodies, settlement
 from langchain_vluna._core.ledger.answers import commit_data
 from langchain_vluna._core.ledger.model import DAY_MS, Budget, HeldLease, MeterLine, Quota, Refusal
 from langchain_vluna._core.ledger.settlement import MeterPlan, Settlement
+from langchain_vluna._io.local.names import new_uuid
 from langchain_vluna._io.local.tables import StoredRating
 from langchain_vluna._io.local.verbs import CACHED, STORED, Answer, Body, Verbs
 
@@ -65,7 +65,7 @@ class Settling(Verbs):
             request,
             plan=plan,
             remainders=self._tables.remainders(self._account, plan.meters.values()),
-            new_id=_new_id,
+            new_id=new_uuid,
         )
         self._register(feature.code, plan)
         self._charge(settled, plan)
@@ -85,7 +85,7 @@ class Settling(Verbs):
         lease = settlement.check_lease(lease, request, self._now_ms, self._rules)
         plan = self._plan(feature.code, request.meters)
         # The window of the lease counts, not that of now: a run that ends after midnight belongs to the old day.
-        quotas = self._tables.quotas(feature.code, self._account, lease.created_ms)
+        quotas, _ = self._tables.policies(feature.code, self._account, lease.created_ms)
         budget = None if lease.budget_id is None else self._tables.budget(lease.budget_id, self._account)
         settled = settlement.settle(
             request,
@@ -97,7 +97,7 @@ class Settling(Verbs):
             budget=budget,
             now_ms=self._now_ms,
             rules=self._rules,
-            new_id=_new_id,
+            new_id=new_uuid,
         )
         self._register(feature.code, plan)
         self._charge(settled, plan)
@@ -196,7 +196,7 @@ class Settling(Verbs):
         budget_id: str | None,
     ) -> Answer:
         rating = StoredRating(
-            commit_id=_new_id(),
+            commit_id=new_uuid(),
             scope=scope,
             body=body,
             feature_code=request.feature_code,
@@ -223,10 +223,6 @@ class Settling(Verbs):
             rated_ms=rating.created_ms,
             form=self._form,
         )
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
 
 
 def _item_key(item: object) -> object:

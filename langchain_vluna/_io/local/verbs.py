@@ -6,8 +6,6 @@ the caller; a `Refusal` rolls it back, so that a refused request leaves its key 
 
 from __future__ import annotations
 
-import secrets
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,6 +29,7 @@ from langchain_vluna._core.ledger.model import (
     window_start,
 )
 from langchain_vluna._io.local.catalogue import DEFAULT_FAMILY, Account
+from langchain_vluna._io.local.names import new_tail, new_uuid
 from langchain_vluna._io.local.tables import NewLease, Tables
 
 __all__ = ["Answer", "Verbs"]
@@ -166,9 +165,8 @@ class Verbs:
     def _check_limits(
         self, request: bodies.AuthorizeRequest, feature: Feature, meters: Sequence[Meter]
     ) -> tuple[list[Quota], list[Rate], Budget | None, list[dict[str, Any]]]:
-        quotas = self._tables.quotas(feature.code, self._account, self._now_ms)
+        quotas, rates = self._tables.policies(feature.code, self._account, self._now_ms)
         admission.check_quotas(quotas)
-        rates = self._tables.rates(feature.code, self._account, self._now_ms)
         hints = admission.check_rates(rates, self._now_ms)
         budget = None
         if request.budget is not None:
@@ -183,7 +181,7 @@ class Verbs:
     ) -> NewLease:
         if request.lease is not None and self._tables.chosen_lease(request.lease, self._account) is not None:
             raise Refusal.conflict(f"lease {request.lease!r} exists already; choose another or leave it out")
-        lease_id, tail, window = str(uuid.uuid4()), secrets.token_hex(8), _first_window(quotas)
+        lease_id, tail, window = new_uuid(), new_tail(), _first_window(quotas)
         lease = HeldLease(
             lease_id=lease_id,
             handle=request.lease or f"lease.{lease_id}.{tail}",
@@ -200,8 +198,7 @@ class Verbs:
 
     def _limits_of(self, feature: Feature) -> dict[str, Any]:
         meters = self._tables.meters_of(feature.code)
-        quotas = self._tables.quotas(feature.code, self._account, self._now_ms)
-        rates = self._tables.rates(feature.code, self._account, self._now_ms)
+        quotas, rates = self._tables.policies(feature.code, self._account, self._now_ms)
         unlimited = [] if quotas else [Quota(0, -1, DEFAULT_WINDOW_SEC, 0)]
         return {
             "feature_code": feature.code,
