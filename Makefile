@@ -38,8 +38,8 @@ $(VENV)/.installed-test: pyproject.toml | $(bin)/python
 demo: $(VENV)/.installed-demo  ## run an agent over the embedded gate: make demo ASK="your own question"
 	@$(bin)/python examples/demo.py
 
-test: $(VENV)/.installed-test  ## run all tests: make test ARGS="-k deny"
-	@$(bin)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term $(ARGS)
+test: $(VENV)/.installed-test  ## run all tests, with coverage; or some: make test ARGS="-k deny"
+	@$(bin)/python -m pytest -n 2 --dist worksteal $(if $(strip $(ARGS)),,--cov --cov-report=term) $(ARGS)
 
 lint: $(VENV)/.installed-test  ## ruff, mypy and the layers
 	@$(bin)/ruff check .

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -28,6 +30,19 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
             monkeypatch.delenv(name)
     state = tmp_path_factory.getbasetemp() / "state"
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_an_event_loop() -> Iterator[None]:
+    """Raise where this package makes a blocking call on an event loop.
+
+    SQLite is left out: a write of some microseconds runs where it is called, on purpose.
+    """
+    with blockbuster_ctx("langchain_vluna") as watch:
+        for name, function in watch.functions.items():
+            if name.startswith("sqlite3."):
+                function.deactivate()
+        yield
 
 
 @pytest.fixture(scope="session")
