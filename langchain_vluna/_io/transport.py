@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import importlib.util
 import os
 import ssl
@@ -89,8 +90,8 @@ class HttpTransport:
         stack = self._blocking
         lane = stack.take() or tools.blocking.open()
         try:
-            response = lane.handle_request(tools.request(request))
-            answer = HttpResponse(response.status_code, dict(response.headers), response.read())
+            with contextlib.closing(lane.handle_request(tools.request(request))) as response:
+                answer = HttpResponse(response.status_code, dict(response.headers), response.read())
         except tools.foreign as error:
             lane.close()
             raise tools.blocking.failure(error) from error
@@ -110,7 +111,8 @@ class HttpTransport:
         try:
             async with asyncio.timeout(request.timeout):
                 response = await lane.handle_async_request(tools.request(request))
-                answer = HttpResponse(response.status_code, dict(response.headers), await response.aread())
+                async with contextlib.aclosing(response):
+                    answer = HttpResponse(response.status_code, dict(response.headers), await response.aread())
         except tools.foreign as error:
             await _close(lane)
             raise tools.nonblocking.failure(error) from error
@@ -283,10 +285,15 @@ class _Tools:
 
 
 def _aiohttp(settings: dict[str, Any]) -> _Kind[httpx.AsyncBaseTransport]:
-    import aiohttp  # noqa: TID251 -- its errors: httpx-aiohttp calls a lost connection a connect timeout, sent or not
+    import aiohttp  # noqa: TID251 -- for what httpx-aiohttp does not pass on, and for its errors
     import httpx_aiohttp
 
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=_KEEPALIVE, ssl=settings["verify"] or True)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
     return _Kind(
-        lambda: httpx_aiohttp.AiohttpTransport(**settings),
+        lambda: httpx_aiohttp.AiohttpTransport(client=session, **settings),
+        # httpx-aiohttp calls every lost connection a connect timeout, although a request may have gone over it.
         (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError),
     )

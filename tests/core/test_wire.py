@@ -178,6 +178,7 @@ COMMIT: dict[str, Any] = {"feature_code": "chat", "quantity": 1}
         (wire.batch_call, {"identity": ACME, "items": [], "idempotency_key": "k"}, "100"),
         (wire.batch_call, {"identity": ACME, "items": [({}, "i")] * 101, "idempotency_key": "k"}, "split"),
         (wire.batch_call, {"identity": ACME, "items": [({}, "")], "idempotency_key": "k"}, "idempotency_key"),
+        (wire.limits_call, {"identity": ACME, "expand": ["quotas", "a b"]}, "'a b'"),
         (wire.ingest_body, {"feature_code": "chat"}, "quantity or meters"),
         (wire.ingest_body, {"feature_code": "chat", "quantity": -1}, "quantity"),
         (wire.ingest_body, {"feature_code": "chat", "quantity": 1, "occurred_at": NOW.replace(tzinfo=None)}, "zone"),

@@ -186,7 +186,7 @@ def ingest_call(*, identity: Identity, body: Mapping[str, Any], idempotency_key:
 def limits_call(*, identity: Identity, feature_code: str | None = None, expand: Iterable[str] = ()) -> Call:
     """Ask for quotas and rates; `expand` takes `quotas` and `rates`."""
     query = [("feature_code", rules.feature_code(feature_code))] if feature_code is not None else []
-    query += [("expand", value) for value in expand]
+    query += [("expand", rules.expansion(value)) for value in expand]
     return Call("limits", rules.identity(identity), query=tuple(query))
 
 

@@ -17,6 +17,7 @@ from langchain_vluna._core.types import Identity
 __all__ = [
     "MAX_QUANTITY",
     "budget",
+    "expansion",
     "family_code",
     "feature_code",
     "header_text",
@@ -137,3 +138,10 @@ def occurred_at(value: object) -> str:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         _refuse("occurred_at", "an ISO 8601 string or a datetime with a time zone", value)
     return value.isoformat()
+
+
+def expansion(value: object) -> str:
+    """Return what to add to limits; nothing that a URL would have to escape, for the raw query is signed."""
+    if value in {"quotas", "rates"}:
+        return str(value)
+    _refuse("expand", "'quotas' or 'rates'", value)

@@ -1,0 +1,562 @@
+"""Requests arrive as they were signed, failures are told apart, connections are reused and let go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+
+from langchain_vluna._core.errors import TransportFailure
+from langchain_vluna._core.types import HttpRequest, HttpResponse
+from langchain_vluna._io import transport as transport_module
+from langchain_vluna._io.transport import HttpTransport
+
+CERTIFICATE = Path(__file__).with_name("tls") / "localhost.pem"
+OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Seen: yes\r\nContent-Length: 11\r\n\r\n{"ok":true}'
+SIGNED = {"authorization": "SVC-AUTH keyId=k", "content-type": "application/json; charset=utf-8", "x-realm-id": "r"}
+
+
+class Server:
+    """A loopback server of scripted bytes in a thread; the path of a request says what it gets."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.connections = 0
+        self.open = 0
+        self.requests: list[bytes] = []
+        self.slow = threading.Event()
+        """Set when a slow request has arrived."""
+        self.release = threading.Event()
+        """Lets slow requests be answered."""
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        started: list[asyncio.Server] = []
+        ready = threading.Event()
+
+        async def start() -> None:
+            started.append(await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls))
+            ready.set()
+
+        self._loop.create_task(start())
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        ready.wait(5)
+        self._server = started[0]
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        self.open += 1
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+                while await self._answer(reader, writer):
+                    pass
+        finally:
+            self.open -= 1
+            writer.close()
+            self._tasks.discard(task)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            (int(x.split(b":")[1]) for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")), 0
+        )
+        self.requests.append(head + await reader.readexactly(length))
+        match head.split(b" ")[1]:
+            case b"/drop":
+                return False
+            case b"/half":
+                writer.write(OK[:-4])
+                await writer.drain()
+                return False
+            case b"/silent":
+                await asyncio.to_thread(self.release.wait, 10)
+                return False
+            case b"/slow":
+                self.slow.set()
+                await asyncio.to_thread(self.release.wait, 10)
+                writer.write(OK)
+            case b"/drip":
+                for byte in OK:
+                    writer.write(bytes([byte]))
+                    await asyncio.sleep(0.05)
+            case b"/redirect":
+                writer.write(b"HTTP/1.1 307 Moved\r\nLocation: /ok\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+            case _:
+                writer.write(OK)
+        await writer.drain()
+        return True
+
+    def close(self) -> None:
+        self.release.set()
+
+        async def stop() -> None:
+            self._server.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._loop.shutdown_default_executor()
+
+        asyncio.run_coroutine_threadsafe(stop(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def tls_server() -> Iterator[Server]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    running = Server(context)
+    yield running
+    running.close()
+
+
+class Colour:
+    """Sends in one colour and over one library."""
+
+    def __init__(self, *, nonblocking: bool, fast: bool) -> None:
+        self.nonblocking = nonblocking
+        self.fast = fast
+
+    def transport(self, url: str, **options: Any) -> HttpTransport:
+        return HttpTransport(url, fast=self.fast, **options)
+
+    def send(self, transport: HttpTransport, *requests: HttpRequest) -> list[HttpResponse]:
+        """Send one after the other, then let go of all connections."""
+        if not self.nonblocking:
+            try:
+                return [transport.send(request) for request in requests]
+            finally:
+                transport.close()
+        return asyncio.run(self._asend(transport, requests))
+
+    async def _asend(self, transport: HttpTransport, requests: tuple[HttpRequest, ...]) -> list[HttpResponse]:
+        return [await transport.asend(request) for request in requests]
+
+    def send_together(self, transport: HttpTransport, requests: list[HttpRequest]) -> None:
+        """Send all at the same time, twice."""
+        if not self.nonblocking:
+            with ThreadPoolExecutor(len(requests)) as pool:
+                list(pool.map(transport.send, requests))
+                list(pool.map(transport.send, requests))
+            transport.close()
+            return
+
+        async def main() -> None:
+            await asyncio.gather(*map(transport.asend, requests))
+            await asyncio.gather(*map(transport.asend, requests))
+
+        asyncio.run(main())
+
+
+COLOURS = {
+    "sync": Colour(nonblocking=False, fast=False),
+    "async": Colour(nonblocking=True, fast=False),
+    "fast": Colour(nonblocking=True, fast=True),
+}
+colours = pytest.mark.parametrize("colour", [pytest.param(colour, id=name) for name, colour in COLOURS.items()])
+async_colours = pytest.mark.parametrize("fast", [pytest.param(False, id="async"), pytest.param(True, id="fast")])
+
+
+def post(path: str = "/ok", timeout: float = 5.0, content: bytes = b'{"a":1}') -> HttpRequest:
+    return HttpRequest("POST", path, SIGNED, content, timeout)
+
+
+def run_strictly(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run in a loop of its own; a connection that is left open afterwards is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(main())
+        gc.collect()
+
+
+# --- what arrives ---------------------------------------------------------------------------------
+
+
+@colours
+def test_a_request_arrives_byte_for_byte(colour: Colour, server: Server):
+    """Target, signed headers and body are as signed; nothing else is added that a gate would act on."""
+    content = '{"city":"Zürich"}'.encode()
+    (response,) = colour.send(colour.transport(server.url), post("/mgt/v1/gate/authorize", content=content))
+    head, body = server.requests[0].split(b"\r\n\r\n", 1)
+    line, *fields = head.decode().split("\r\n")
+    assert "POST /mgt/v1/gate/authorize HTTP/1.1" == line
+    assert content == body
+    headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
+    headers.pop("connection", None)
+    assert headers.pop("user-agent").startswith("langchain-vluna/")
+    assert (
+        SIGNED
+        | {
+            "host": f"127.0.0.1:{server.port}",
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "content-length": str(len(content)),
+        }
+        == headers
+    )
+    assert (200, b'{"ok":true}', "yes") == (response.status, response.content, response.headers["x-seen"])
+
+
+@colours
+@pytest.mark.parametrize("target", ["/gate/limits?feature_code=a.b_c-d&expand=quotas&expand=rates", "/x/"])
+def test_a_query_arrives_as_it_was_signed(colour: Colour, target: str, server: Server):
+    """Nothing is encoded again, and a GET has no body."""
+    colour.send(colour.transport(server.url + "/ignored"), HttpRequest("GET", target, SIGNED, b"", 5.0))
+    assert server.requests[0].startswith(f"GET {target} HTTP/1.1\r\n".encode())
+    assert server.requests[0].endswith(b"\r\n\r\n")
+
+
+@colours
+def test_redirects_are_not_followed_and_cookies_not_kept(colour: Colour, server: Server):
+    """A signed request goes to one place, and the next one owes nothing to it."""
+    moved, _ = colour.send(colour.transport(server.url), post("/redirect"), post())
+    assert (307, "/ok") == (moved.status, moved.headers["location"])
+    assert 2 == len(server.requests)
+    assert b"cookie" not in server.requests[1].lower()
+
+
+@colours
+def test_proxies_of_the_environment_are_not_used(colour: Colour, server: Server, monkeypatch: pytest.MonkeyPatch):
+    """Where a request goes is said by the settings alone."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert 200 == colour.send(colour.transport(server.url), post())[0].status
+
+
+@colours
+def test_a_proxy_that_is_named_is_used(colour: Colour, server: Server):
+    """The proxy gets the whole URL."""
+    transport = colour.transport("http://gate.invalid", proxy=server.url)
+    assert 200 == colour.send(transport, post("/ok"))[0].status
+    assert server.requests[0].startswith(b"POST http://gate.invalid/ok HTTP/1.1\r\n")
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+
+@colours
+def test_a_connection_is_reused(colour: Colour, server: Server):
+    """Calls one after the other need one connection."""
+    colour.send(colour.transport(server.url), *[post()] * 5)
+    assert (5, 1) == (len(server.requests), server.connections)
+
+
+@colours
+def test_calls_at_the_same_time_have_connections_of_their_own(colour: Colour, server: Server):
+    """No call waits for another, and the connections serve the next calls."""
+    threading.Timer(0.3, server.release.set).start()
+    colour.send_together(colour.transport(server.url), [post("/slow")] * 8)
+    assert (16, 8) == (len(server.requests), server.connections)
+
+
+@colours
+def test_a_closed_transport_opens_again(colour: Colour, server: Server):
+    """Closing lets go of connections, not of the transport."""
+    transport = colour.transport(server.url)
+    assert [200, 200] == [colour.send(transport, post())[0].status for _ in range(2)]
+    assert 2 == server.connections
+
+
+@async_colours
+def test_a_loop_that_ends_closes_its_connections(fast: bool, server: Server):
+    """`asyncio.run` twice works without closing anything by hand, and leaves nothing behind."""
+    transport = HttpTransport(server.url, fast=fast)
+
+    async def main() -> None:
+        assert 200 == (await transport.asend(post())).status
+
+    run_strictly(main)
+    run_strictly(main)
+    assert 2 == server.connections
+    assert {} == transport._loops
+
+
+@async_colours
+def test_aclose_lets_go_of_the_loop_it_runs_in(fast: bool, server: Server):
+    """A second close does nothing, and the loop can be used again."""
+    transport = HttpTransport(server.url, fast=fast)
+
+    async def main() -> None:
+        await transport.aclose()
+        await transport.asend(post())
+        await transport.aclose()
+        assert {} == transport._loops
+        await transport.aclose()
+        await transport.asend(post())
+
+    run_strictly(main)
+    assert 2 == server.connections
+
+
+@async_colours
+def test_a_call_that_outlives_aclose_closes_its_own_connection(fast: bool, server: Server):
+    """What is in use is closed when it comes back."""
+    transport = HttpTransport(server.url, fast=fast)
+
+    async def main() -> None:
+        await transport.asend(post())
+        running = asyncio.create_task(transport.asend(post("/slow")))
+        await asyncio.to_thread(server.slow.wait, 5)
+        await transport.aclose()
+        server.release.set()
+        assert 200 == (await running).status
+
+    run_strictly(main)
+
+
+@async_colours
+def test_loops_in_threads_do_not_share_connections(fast: bool, server: Server):
+    """A connection belongs to the loop that opened it."""
+    transport = HttpTransport(server.url, fast=fast)
+
+    async def main() -> int:
+        return sum([(await transport.asend(post())).status for _ in range(3)])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [600] * 4 == list(pool.map(lambda _: asyncio.run(main()), range(4)))
+    assert 4 == server.connections
+
+
+def test_a_loop_that_was_not_shut_down_is_forgotten(server: Server):
+    """A loop closed without ceremony does not pin its connections for ever."""
+    transport = HttpTransport(server.url, fast=False)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(transport.asend(post()))
+    stack = transport._loops[loop]
+    loop.run_until_complete(transport.aclose())
+    transport._loops[loop] = stack
+    loop.close()
+
+    async def main() -> None:
+        await transport.asend(post())
+        assert loop not in transport._loops
+
+    run_strictly(main)
+
+
+def test_connections_that_are_not_needed_are_let_go(monkeypatch: pytest.MonkeyPatch):
+    """Each return of a connection may retire the one that was idle longest."""
+    stack: transport_module._Stack[str] = transport_module._Stack()
+    assert stack.take() is None
+    assert ([], []) == (stack.give("a"), stack.give("b"))
+    assert "b" == stack.take()
+    assert [] == stack.give("b")
+    monkeypatch.setattr(transport_module, "_KEEPALIVE", -1.0)
+    assert ["a"] == stack.give("c")
+    assert ["c", "b"] == stack.close()
+    assert ["late"] == stack.give("late")
+
+
+def test_a_child_process_does_not_use_its_parents_connections(server: Server):
+    """After a fork each side has a connection of its own, and both still work."""
+    script = """
+        import asyncio, os, sys
+        from langchain_vluna._core.types import HttpRequest
+        from langchain_vluna._io.transport import HttpTransport
+        transport = HttpTransport(sys.argv[1], fast=False)
+        request = HttpRequest("POST", "/ok", {}, b"{}", 5.0)
+        transport.send(request)
+        child = os.fork()
+        assert transport.send(request).status == 200
+        if child == 0:
+            assert asyncio.run(transport.asend(request)).status == 200
+            transport.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert transport.send(request).status == 200
+        transport.close()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), server.url], check=True, timeout=30)
+    # The parent's one, the child's blocking one, the child's loop's one.
+    assert (5, 3) == (len(server.requests), server.connections)
+
+
+def test_nothing_is_imported_before_it_is_used():
+    """A transport that is made but not used costs no import of httpx."""
+    script = """
+        import sys
+        from langchain_vluna._io.transport import HttpTransport
+        HttpTransport("https://gate.example/mgt/v1")
+        sys.exit(any(name in sys.modules for name in ("httpx", "aiohttp", "httpx_aiohttp")))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=30)
+
+
+def test_a_transport_shows_its_origin_and_no_more():
+    """The repr has no path, no user and no query."""
+    assert "HttpTransport('https://gate.example')" == repr(HttpTransport("https://gate.example/mgt/v1"))
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def failure_of(colour: Colour, transport: HttpTransport, request: HttpRequest) -> TransportFailure:
+    with pytest.raises(TransportFailure) as caught:
+        colour.send(transport, request)
+    return caught.value
+
+
+@colours
+def test_a_refused_connection_sent_nothing(colour: Colour):
+    """When nobody listens, the gate cannot have received anything."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    failure = failure_of(colour, colour.transport(f"http://127.0.0.1:{port}"), post())
+    assert failure.sent is False
+    assert str(failure)
+
+
+@colours
+@pytest.mark.parametrize("path", ["/drop", "/half"])
+def test_a_lost_answer_may_have_been_received(colour: Colour, path: str, server: Server):
+    """A connection that breaks after the request leaves the outcome open."""
+    assert failure_of(colour, colour.transport(server.url), post(path)).sent is True
+
+
+@colours
+@pytest.mark.parametrize("path", ["/drop", "/half"])
+def test_a_connection_that_failed_is_not_used_again(colour: Colour, path: str, server: Server):
+    """The next call gets a fresh one and succeeds."""
+    transport = colour.transport(server.url)
+    failure_of(colour, transport, post(path))
+    assert 200 == colour.send(transport, post())[0].status
+    assert 2 == server.connections
+
+
+@colours
+def test_a_silent_gate_times_out(colour: Colour, server: Server):
+    """The seconds of the request bound the attempt; the gate may have received it."""
+    assert failure_of(colour, colour.transport(server.url), post("/silent", timeout=0.2)).sent is True
+
+
+@async_colours
+def test_a_dripping_gate_times_out(fast: bool, server: Server):
+    """In a loop the whole attempt is bounded, however often a byte arrives."""
+    colour = Colour(nonblocking=True, fast=fast)
+    assert failure_of(colour, colour.transport(server.url), post("/drip", timeout=0.3)).sent is True
+
+
+def full_backlog() -> Iterator[str]:
+    with socket.socket() as listener, contextlib.ExitStack() as clients:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses instead of staying silent")
+@colours
+def test_a_host_that_does_not_answer_sent_nothing(colour: Colour):
+    """A connection that is never made shows as such before the attempt times out."""
+    for url in full_backlog():
+        assert failure_of(colour, colour.transport(url), post(timeout=0.5)).sent is False
+
+
+@async_colours
+def test_a_cancelled_call_closes_its_connection(fast: bool, server: Server):
+    """A half-read answer never reaches the next call."""
+    transport = HttpTransport(server.url, fast=fast)
+
+    async def main() -> None:
+        running = asyncio.create_task(transport.asend(post("/slow")))
+        await asyncio.to_thread(server.slow.wait, 5)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert 200 == (await transport.asend(post())).status
+
+    run_strictly(main)
+    assert 2 == server.connections
+
+
+def test_an_interrupted_call_closes_its_connection(server: Server, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C in the middle of an answer leaves no connection that would give it to the next call."""
+    transport = HttpTransport(server.url)
+
+    def interrupted(_: httpx.Response) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(httpx.Response, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            transport.send(post())
+    assert 200 == transport.send(post()).status
+    transport.close()
+    assert 2 == server.connections
+
+
+@pytest.mark.parametrize(
+    ("cause", "sent"),
+    [
+        (aiohttp.ServerDisconnectedError(), True),
+        (aiohttp.ClientOSError(104, "reset"), True),
+        (aiohttp.SocketTimeoutError(), True),
+        (aiohttp.ConnectionTimeoutError(), False),
+    ],
+)
+def test_the_fast_lanes_errors_are_judged_by_their_cause(cause: Exception, sent: bool):
+    """httpx-aiohttp reports every lost connection as a connect timeout; only some were never made."""
+    kind = transport_module._Tools.load("http://gate.example", None, None, fast=True).nonblocking
+    error = httpx.ConnectTimeout("x")
+    error.__cause__ = cause
+    assert sent is kind.failure(error).sent
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+
+@colours
+def test_certificates_are_verified(colour: Colour, tls_server: Server):
+    """A certificate that nobody vouches for ends the call before anything is sent."""
+    failure = failure_of(colour, colour.transport(tls_server.url), post())
+    assert failure.sent is False
+    assert "certificate" in str(failure).lower()
+    assert [] == tls_server.requests
+
+
+@colours
+def test_a_certificate_of_ones_own_can_be_trusted(colour: Colour, tls_server: Server):
+    """A context says what to trust, and connections are reused over TLS too."""
+    trusting = ssl.create_default_context(cafile=CERTIFICATE)
+    transport = colour.transport(tls_server.url, verify=trusting)
+    assert [200, 200] == [response.status for response in colour.send(transport, post(), post())]
+    assert 1 == tls_server.connections
+
+
+@colours
+def test_certificates_of_the_environment_are_used(colour: Colour, tls_server: Server, monkeypatch: pytest.MonkeyPatch):
+    """`SSL_CERT_FILE` works as everywhere."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.fspath(CERTIFICATE))
+    assert 200 == colour.send(colour.transport(tls_server.url), post())[0].status
