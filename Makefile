@@ -14,7 +14,7 @@ export ASK
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint format wheel clean
+.PHONY: help demo test lint format wheel cores clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ format: $(VENV)/.installed-test  ## let ruff put the code in order
 
 wheel: $(VENV)/.installed-test  ## build the wheel, try it in an environment of its own
 	@$(bin)/python scripts/check_wheel.py
+
+cores: $(VENV)/.installed-test  ## run the tests that drive LangChain on both ends of its supported versions
+	@$(bin)/python scripts/check_cores.py
 
 clean:  ## remove what was built and installed here
 	@rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
