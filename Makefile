@@ -42,10 +42,10 @@ test: $(VENV)/.installed-test  ## run all tests, with coverage; or some: make te
 	@$(bin)/python -m pytest -n 2 --dist worksteal $(if $(strip $(ARGS)),,--cov --cov-report=term) $(ARGS)
 
 lint: $(VENV)/.installed-test  ## ruff, mypy and the layers
-	@$(bin)/ruff check .
-	@$(bin)/ruff format --check .
-	@$(bin)/mypy
-	@$(bin)/lint-imports --no-cache
+	@failed=0; \
+	for tool in "ruff check ." "ruff format --check ." mypy "lint-imports --no-cache"; do \
+		$(bin)/$$tool || failed=1; \
+	done; exit $$failed
 
 format: $(VENV)/.installed-test  ## let ruff put the code in order
 	@$(bin)/ruff check --fix .
