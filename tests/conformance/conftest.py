@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -55,14 +54,3 @@ def over_http() -> Iterator[Callable[[LocalGate], Callable[[HttpRequest], HttpRe
 
         yield use
         connection.close()
-
-
-@pytest.fixture(scope="session")
-def scenario_folder(request: pytest.FixtureRequest) -> Path:
-    return folder_of(request.config)
-
-
-def folder_of(config: pytest.Config) -> Path:
-    """Return the folder to replay: that of the command line, else the project's own."""
-    chosen = config.getoption("--scenarios", default=None)
-    return Path(chosen) if chosen else Path(__file__).parent / "scenarios"

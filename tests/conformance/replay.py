@@ -22,6 +22,7 @@ from tests.conformance.match import mismatches
 
 Send = Callable[[HttpRequest], HttpResponse]
 
+OWN_SCENARIOS = Path(__file__).parent / "scenarios"
 PREFIX = "/mgt/v1"
 PATHS = {
     "authorize": "/gate/authorize",
