@@ -1,4 +1,4 @@
-"""What work cost: by root run, by thread, by customer."""
+"""What work cost: by root run, by thread, by customer, by block of code."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
-from langchain_vluna._core.types import Hint, Usage
+from langchain_vluna._core.types import CommitLine, Hint, Usage
 
 __all__ = ["Bill", "BillKey", "Bills"]
 
 BillKey = tuple[str, str]
-"""Kind (`run`, `thread`, `principal`) and id."""
+"""Kind (`run`, `thread`, `principal`, `scope`) and id."""
 
 _MOST = 2_000
 _MOST_HINTS = 100
@@ -21,16 +22,18 @@ _MOST_HINTS = 100
 class Bill:
     """The cost of some runs, live: figures move as runs end and settle.
 
-    Tokens are those of ended runs, whether settled yet or not; the amount is
-    what the gate has charged so far.
+    Tokens are those of ended runs, whether settled yet or not; the amount is what the gate has charged so far.
+    `print` shows it as text; with rich installed, `rich.print` shows a table.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tokens: Counter[str] = Counter()
+        self._tokens = 0
         self._quantities: Counter[str] = Counter()
         self._meters: Counter[str] = Counter()
         self._models: Counter[str] = Counter()
+        self._feature_amounts: Counter[str] = Counter()
+        self._meter_amounts: Counter[str] = Counter()
         self._amount = 0
         self._alarmed = 0
         self._pending = 0
@@ -60,25 +63,32 @@ class Bill:
     @property
     def tokens(self) -> int:
         """Tokens of all model runs, input and output."""
-        return sum(self._tokens.values())
+        return self._tokens
 
     @property
     def by_feature(self) -> Mapping[str, int]:
         """Quantity by feature code: tokens of models, calls or whatever was chosen for tools."""
-        with self._lock:
-            return dict(self._quantities)
+        return self._copy(self._quantities)
 
     @property
     def by_meter(self) -> Mapping[str, int]:
         """Quantity by meter code."""
-        with self._lock:
-            return dict(self._meters)
+        return self._copy(self._meters)
 
     @property
     def by_model(self) -> Mapping[str, int]:
         """Tokens by the model that served them, as the provider names it."""
-        with self._lock:
-            return dict(self._models)
+        return self._copy(self._models)
+
+    @property
+    def amount_by_feature(self) -> Mapping[str, int]:
+        """Charged so far by feature code, in XUSD; adds up to `amount_xusd`."""
+        return self._copy(self._feature_amounts)
+
+    @property
+    def amount_by_meter(self) -> Mapping[str, int]:
+        """Charged so far by meter code, in XUSD, as far as the gate itemizes it."""
+        return self._copy(self._meter_amounts)
 
     @property
     def hints(self) -> tuple[Hint, ...]:
@@ -97,13 +107,21 @@ class Bill:
             "by_feature": self.by_feature,
             "by_meter": self.by_meter,
             "by_model": self.by_model,
+            "amount_by_feature": self.amount_by_feature,
+            "amount_by_meter": self.amount_by_meter,
             "hints": [{"type": hint.type, **hint.fields} for hint in self.hints],
         }
 
-    def opened(self) -> None:
-        """Count a run as admitted. Called by the gate, as are the next two."""
+    def opened(self, hints: Iterable[Hint] = ()) -> None:
+        """Count a run as admitted. Called by the gate, as are the next three."""
         with self._lock:
             self._runs += 1
+            self._pending += 1
+            self._heard(hints)
+
+    def reopened(self) -> None:
+        """Count a run as not settled after all: its end was told after it was given up."""
+        with self._lock:
             self._pending += 1
 
     def used(self, body: Mapping[str, Any], usage: Usage | None) -> None:
@@ -114,43 +132,79 @@ class Bill:
             for line in body.get("meters") or ({"meter_code": feature, "quantity_minor": quantity},):
                 self._meters[line["meter_code"]] += int(line["quantity_minor"])
             if usage is not None:
-                self._tokens[feature] += usage.total_tokens
+                self._tokens += usage.total_tokens
                 self._models[usage.model or feature] += usage.total_tokens
 
-    def settled(self, amount_xusd: int, *, alarmed: bool, hints: Iterable[Hint] = ()) -> None:
+    def settled(
+        self,
+        feature_code: str,
+        amount_xusd: int,
+        *,
+        lines: Iterable[CommitLine] = (),
+        alarmed: bool = False,
+        hints: Iterable[Hint] = (),
+    ) -> None:
         """Note what the gate charged for one run."""
         with self._lock:
             self._pending -= 1
             self._amount += amount_xusd
             self._alarmed += alarmed
-            self._hints = [*self._hints, *hints][-_MOST_HINTS:]
+            if amount_xusd:
+                self._feature_amounts[feature_code] += amount_xusd
+                for line in lines:
+                    self._meter_amounts[line.meter_code] += line.amount_xusd or 0
+            self._heard(hints)
+
+    def _heard(self, hints: Iterable[Hint]) -> None:
+        self._hints = [*self._hints, *hints][-_MOST_HINTS:]
+
+    def _copy(self, counter: Counter[str]) -> dict[str, int]:
+        with self._lock:
+            return dict(sorted(counter.items()))
 
     def __repr__(self) -> str:
         return f"Bill(amount_xusd={self.amount_xusd}, pending={self.pending}, runs={self.runs}, tokens={self.tokens})"
 
     def __str__(self) -> str:
-        lines = [f"{self.runs} runs, {self.tokens} tokens, {self.amount_xusd} XUSD"]
-        lines += [f"  {meter}: {quantity}" for meter, quantity in sorted(self.by_meter.items())]
-        if self.pending:
-            lines.append(f"  {self.pending} runs not settled yet")
-        return "\n".join(lines)
+        lines = [self._headline(), *(f"  {meter}: {quantity}" for meter, quantity in self.by_meter.items())]
+        return "\n".join([*lines, *(f"  {note}" for note in self._notes())])
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title=self._headline(), caption="; ".join(self._notes()) or None)
+        table.add_column("meter")
+        table.add_column("quantity", justify="right")
+        table.add_column("XUSD", justify="right")
+        amounts = self.amount_by_meter
+        for meter, quantity in self.by_meter.items():
+            table.add_row(meter, f"{quantity:,}", f"{amounts[meter]:,}" if meter in amounts else "")
+        return table
+
+    def _headline(self) -> str:
+        return f"{self.runs} runs, {self.tokens} tokens, {self.amount_xusd} XUSD"
+
+    def _notes(self) -> list[str]:
+        pending = [f"{self.pending} runs not settled yet"] if self.pending else []
+        return pending + ([f"{self.alarmed} runs were not charged: see the log"] if self.alarmed else [])
 
 
 class Bills:
-    """The bills of a gate; of each kind the most recently used are kept."""
+    """The bills of a gate: of those that nobody holds, the most recently used are kept."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._bills: OrderedDict[BillKey, Bill] = OrderedDict()
+        self._recent: OrderedDict[BillKey, Bill] = OrderedDict()
+        self._held: WeakValueDictionary[BillKey, Bill] = WeakValueDictionary()
 
     def get(self, key: BillKey) -> Bill:
         """Return the bill, an empty one where nothing is known."""
         with self._lock:
-            bill = self._bills.get(key)
+            bill = self._recent.get(key) or self._held.get(key)
             if bill is None:
-                bill = self._bills[key] = Bill()
-                while len(self._bills) > _MOST:
-                    self._bills.popitem(last=False)
-            else:
-                self._bills.move_to_end(key)
+                bill = self._held[key] = Bill()
+            self._recent[key] = bill
+            self._recent.move_to_end(key)
+            while len(self._recent) > _MOST:
+                self._recent.popitem(last=False)
             return bill

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 from langchain_vluna._core.exchange import Flow
-from langchain_vluna._core.types import Hint
 from langchain_vluna._io.client import Client
 from langchain_vluna._io.outbox import Outbox
 from langchain_vluna._io.relay import Relay, RelayTimes, Settlement
 from langchain_vluna.gate.bill import Bills
+from langchain_vluna.gate.hints import Advice, OnHint
 from langchain_vluna.gate.liveness import Caller
 from langchain_vluna.gate.memo import DenyMemo
 from langchain_vluna.gate.observers import Alarm, Observers
@@ -36,7 +36,7 @@ class Engine:
         times: RelayTimes,
         deny_memo: float,
         revision: Callable[[], int],
-        on_hint: Callable[[Hint], object] | None,
+        on_hint: OnHint,
         on_alarm: Callable[[Alarm], object] | None,
     ) -> None:
         self.client = client
@@ -45,7 +45,8 @@ class Engine:
         self.tree = RunTree()
         self.bills = Bills()
         # The parts know each other in a circle, so some of it is closed by looking up later.
-        observers = Observers(self.bills, on_hint, on_alarm, lambda outcome: self.book.settled(outcome))  # noqa: PLW0108
+        advice = Advice(on_hint, brief=deny_memo, clock=time.monotonic, revision=revision)
+        observers = Observers(self.bills, advice, on_alarm, lambda outcome: self.book.settled(outcome))  # noqa: PLW0108
         spill = Outbox(":memory:", clock=outbox.clock)
         self.outboxes = (outbox, spill)
         settlements = {box: Settlement(client, box, observers.outcome) for box in self.outboxes}
@@ -70,11 +71,18 @@ class Engine:
         fallback: UsageBody | None = None,
         loop: asyncio.AbstractEventLoop | None,
     ) -> Flow[OpenRun | None]:
-        """Open a run and watch it; see `RunBook.start`."""
+        """Open a run and watch it; see `RunBook.start`. What is done about hints may keep it from its work."""
+        objection = self.observers.objection(spec.identity, spec.feature_code)
+        if objection is not None:
+            raise objection
         run = yield from self.book.start(spec, caller=caller, meter=meter, fallback=fallback, loop=loop)
-        if run is not None:
-            self.watch.watch(run)
-            self.relay.attend()
+        if run is None:
+            return None
+        if run.objection is not None:
+            yield from self.book.failed(run, str(run.objection))
+            raise run.objection
+        self.watch.watch(run)
+        self.relay.attend()
         return run
 
     def close(self, timeout: float | None) -> int:

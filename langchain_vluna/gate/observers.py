@@ -8,17 +8,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from langchain_vluna._core.types import Hint
+from langchain_vluna._core.errors import GateDenied
+from langchain_vluna._core.types import Commit, Hint, Identity
 from langchain_vluna._io.relay import Outcome
-from langchain_vluna.gate.bill import BillKey, Bills
+from langchain_vluna.gate.bill import Bill, BillKey, Bills
+from langchain_vluna.gate.hints import Advice
 from langchain_vluna.gate.spec import RunSpec, UsageBody
 
 __all__ = ["Alarm", "Observers"]
 
 logger = logging.getLogger("langchain_vluna")
 
-_MOST = 10_000
-_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "alarm": logging.ERROR}
+_MOST = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,96 +35,119 @@ class Alarm:
     hints: tuple[Hint, ...] = ()
 
 
+@dataclass(slots=True)
+class _Tab:
+    """The bills that a run is on."""
+
+    bills: tuple[Bill, ...]
+    released: bool = False
+
+
 class Observers:
-    """Hands the gate's answers to logs, bills and the user's callables; a callable that raises is logged."""
+    """Hands the gate's answers to advice, bills and alarms."""
 
     def __init__(
         self,
         bills: Bills,
-        on_hint: Callable[[Hint], object] | None,
+        advice: Advice,
         on_alarm: Callable[[Alarm], object] | None,
         settled: Callable[[Outcome], None],
     ) -> None:
         self.bills = bills
-        self._on_hint = on_hint
+        self._advice = advice
         self._on_alarm = on_alarm
         self._settled = settled
         self._lock = threading.Lock()
-        self._keys: OrderedDict[str, tuple[BillKey, ...]] = OrderedDict()
-        self._logged: set[tuple[str, ...]] = set()
-        self.alarm_counts: Counter[tuple[str, str, tuple[str, ...]]] = Counter()
+        self._tabs: OrderedDict[str, _Tab] = OrderedDict()
+        self.alarm_counts: Counter[tuple[str, str, str]] = Counter()
+        """Runs by kind of alarm, feature and meter."""
 
-    def admitted(self, attempt: str, spec: RunSpec, hints: Iterable[Hint]) -> None:
-        """A run was let in."""
+    def objection(self, identity: Identity, feature_code: str) -> GateDenied | None:
+        """Return what must be raised instead of asking the gate, where a hint of a moment ago says so."""
+        return self._advice.standing(identity, feature_code)
+
+    def admitted(self, attempt: str, spec: RunSpec, hints: tuple[Hint, ...]) -> GateDenied | None:
+        """A run was let in; returns what must be raised instead of doing its work, where its hints say so."""
         keys: list[BillKey] = [("run", str(spec.root_id)), ("principal", spec.identity.principal_id)]
         keys += [("scope", scope) for scope in spec.scopes]
         if spec.thread_id is not None:
             keys.append(("thread", spec.thread_id))
+        tab = _Tab(tuple(map(self.bills.get, keys)))
         with self._lock:
-            self._keys[attempt] = tuple(keys)
-            while len(self._keys) > _MOST * 10:
-                self._keys.popitem(last=False)
-        for key in keys:
-            self.bills.get(key).opened()
-        self.hinted(hints, spec.feature_code, spec.identity.principal_id)
+            self._tabs[attempt] = tab
+            while len(self._tabs) > _MOST:
+                self._tabs.popitem(last=False)
+        for bill in tab.bills:
+            bill.opened(hints)
+        return self._advice.admitted(hints, spec.identity, spec.feature_code) if hints else None
 
     def used(self, attempt: str, used: UsageBody) -> None:
         """A run ended with usage."""
-        for key in self._keys.get(attempt, ()):
-            self.bills.get(key).used(used.body, used.usage)
+        tab = self._tabs.get(attempt)
+        if tab is None:
+            return
+        for bill in tab.bills:
+            bill.used(used.body, used.usage)
+            if tab.released:
+                bill.reopened()
+        tab.released = False
 
     def outcome(self, outcome: Outcome) -> None:
         """A row was settled, or cannot be."""
         row, commit = outcome.row, outcome.commit
         hints = commit.hints if commit else ()
-        self.hinted(hints, row.feature_code, row.identity.principal_id)
+        if hints:
+            self._advice.settled(hints, row.identity, row.feature_code)
         alarmed = outcome.kind in {"quarantined", "dead"}
         if alarmed:
             self._alarm(outcome)
         if outcome.kind == "lease_gone":
             return
-        amount = commit.amount_xusd or 0 if commit and not alarmed else 0
-        with self._lock:
-            keys = self._keys.pop(row.attempt, ())
-        for key in keys:
-            self.bills.get(key).settled(amount, alarmed=alarmed, hints=hints)
+        charged = commit if commit and not alarmed else Commit(None, 0)
+        for bill in self._bills_of(row.attempt, released=outcome.kind == "released"):
+            bill.settled(row.feature_code, charged.amount_xusd or 0, lines=charged.lines, alarmed=alarmed, hints=hints)
         self._settled(outcome)
 
-    def hinted(self, hints: Iterable[Hint], feature_code: str, principal_id: str) -> None:
-        """Log each hint once per feature and customer, and hand every one on."""
-        for hint in hints:
-            first = self._first(("hint", hint.type, feature_code, principal_id))
-            logger.log(
-                _LEVELS[hint.level] if first else logging.DEBUG,
-                "gate hint [%s] %s for feature %r, principal %r: %s",
-                hint.level, hint.type, feature_code, principal_id, dict(hint.fields),
-            )  # fmt: skip
-            _call(self._on_hint, hint)
+    def _bills_of(self, attempt: str, *, released: bool) -> Iterable[Bill]:
+        """Return the bills of a run; one that was given up may have an end yet, and then is on them again."""
+        with self._lock:
+            tab = self._tabs.get(attempt) if released else self._tabs.pop(attempt, None)
+            if tab is None or tab.released:
+                return ()
+            tab.released = released
+            return tab.bills
 
     def _alarm(self, outcome: Outcome) -> None:
         row, commit = outcome.row, outcome.commit
-        unpriced = tuple(line.meter_code for line in commit.lines if not line.amount_xusd) if commit else ()
-        self.alarm_counts[outcome.kind, row.feature_code, unpriced] += 1
-        if not self._first((outcome.kind, row.feature_code, *unpriced)):
+        meters = _unpriced(commit) or (row.feature_code,)
+        with self._lock:
+            known = [self.alarm_counts[outcome.kind, row.feature_code, meter] for meter in meters]
+            self.alarm_counts.update((outcome.kind, row.feature_code, meter) for meter in meters)
+        if all(known):
             return
-        message = _explain(outcome, unpriced)
+        message = _explain(outcome, meters)
         logger.error("%s", message)
         hints = commit.hints if commit else ()
-        _call(
-            self._on_alarm, Alarm(outcome.kind, row.feature_code, row.identity.principal_id, unpriced, message, hints)
-        )
-
-    def _first(self, what: tuple[str, ...]) -> bool:
-        with self._lock:
-            if what in self._logged:
-                return False
-            if len(self._logged) >= _MOST:
-                self._logged.clear()
-            self._logged.add(what)
-            return True
+        alarm = Alarm(outcome.kind, row.feature_code, row.identity.principal_id, meters, message, hints)
+        if self._on_alarm is None:
+            return
+        try:
+            self._on_alarm(alarm)
+        except Exception:
+            # Border: a user's function runs in the thread that settles, which must go on.
+            logger.exception("the on_alarm function failed")
 
 
-def _explain(outcome: Outcome, unpriced: tuple[str, ...]) -> str:
+def _unpriced(commit: Commit | None) -> tuple[str, ...]:
+    """Return the meters that kept a commit from being charged, as far as it says."""
+    if commit is None:
+        return ()
+    named = [hint.fields.get("meters") for hint in commit.hints if hint.quarantines]
+    listed = [meter for meters in named if isinstance(meters, list) for meter in meters if isinstance(meter, str)]
+    return tuple(dict.fromkeys(listed)) or tuple(line.meter_code for line in commit.lines if not line.amount_xusd)
+
+
+def _explain(outcome: Outcome, meters: tuple[str, ...]) -> str:
     feature, principal = outcome.row.feature_code, outcome.row.identity.principal_id
     if outcome.kind == "dead":
         return (
@@ -133,15 +157,5 @@ def _explain(outcome: Outcome, unpriced: tuple[str, ...]) -> str:
     types = sorted({hint.type for hint in outcome.commit.hints if hint.quarantines}) if outcome.commit else []
     return (
         f"usage of feature {feature!r} by principal {principal!r} was recorded but NOT charged"
-        f" ({', '.join(types) or 'price 0'}): give meters {', '.join(unpriced) or feature} a price at the gate"
+        f" ({', '.join(types) or 'price 0'}): give meters {', '.join(meters)} a price at the gate"
     )
-
-
-def _call(callback: Callable[..., object] | None, value: object) -> None:
-    if callback is None:
-        return
-    try:
-        callback(value)
-    except Exception:
-        # Border: a user's callable runs in the thread that settles, which must go on.
-        logger.exception("a hint or alarm callable raised")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from langchain_vluna.gate.liveness import Stacks
+from langchain_vluna.gate.liveness import Caller, Stacks
 from langchain_vluna.gate.runs import RunBook
 from langchain_vluna.gate.spec import OpenRun, RunId
 
@@ -61,6 +61,13 @@ class OrphanWatch:
             run.orphan(at, "its parent ended and it did not")
         if below:
             self._wake()
+
+    def left(self, here: Caller, since: float) -> None:
+        """Whoever began runs here since then was cancelled: no end of theirs will be told."""
+        for run in self._book.open_runs():
+            if run.started >= since and run.caller.same_place(here):
+                run.orphan(time.monotonic(), "the call that ran it was cancelled")
+        self._wake()
 
     def sweep(self) -> float | None:
         """Settle what is due; returns the seconds until the next look, `None` where nothing is open."""

@@ -232,7 +232,7 @@ class RunBook:
         except BaseException:
             self._answered(run, Event.UNKNOWN)
             raise
-        self._observers.admitted(run.row.attempt, run.spec, lease.hints)
+        run.objection = self._observers.admitted(run.row.attempt, run.spec, lease.hints)
 
     def _insert(self, run: OpenRun) -> Flow[None]:
         try:

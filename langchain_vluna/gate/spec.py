@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
+from langchain_vluna._core.errors import VlunaError
 from langchain_vluna._core.types import Identity, Usage
 from langchain_vluna._io.outbox import Outbox, Row
 from langchain_vluna.gate.liveness import Caller
@@ -78,6 +79,8 @@ class OpenRun:
     """When it is settled by the orphan rule, unless its end comes first; `None` while it may be running."""
     why: str = ""
     ended: bool = False
+    objection: VlunaError | None = None
+    """What must be raised instead of doing the work, though the gate let it in: a choice about its hints."""
     unwatch: Callable[[], None] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 from langchain_vluna._core.config import RetryPolicy, Settings, Wire
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.exchange import Flow
-from langchain_vluna._core.types import Call, Hint, Identity, Transport
+from langchain_vluna._core.types import Call, Identity, Transport
 from langchain_vluna._core.wire import Reply, WireState
 from langchain_vluna._io.client import Client, Verbs
 from langchain_vluna._io.local import LocalGate
@@ -24,6 +24,7 @@ from langchain_vluna._io.relay import RelayTimes
 from langchain_vluna._io.transport import HttpTransport
 from langchain_vluna.gate.bill import Bill
 from langchain_vluna.gate.engine import Engine
+from langchain_vluna.gate.hints import OnHint
 from langchain_vluna.gate.identity import Surroundings, surrounding
 from langchain_vluna.gate.observers import Alarm
 from langchain_vluna.gate.policy import OnOrphan, OnUnavailable, RunPolicy, Settle, choose
@@ -60,7 +61,7 @@ class Gate(Verbs):
         timeout: float = 10.0,
         retry: RetryPolicy | None = None,
         relay: RelayTimes | None = None,
-        on_hint: Callable[[Hint], object] | None = None,
+        on_hint: OnHint = None,
         on_alarm: Callable[[Alarm], object] | None = None,
     ) -> None:
         """Wire a gate.
@@ -80,7 +81,8 @@ class Gate(Verbs):
             timeout: Seconds for one call of the gate with all its retries.
             retry: How often a call is tried.
             relay: Waits of the background settlement.
-            on_hint: Called with each hint of the gate, in whichever thread receives it.
+            on_hint: What is done about the gate's hints: a function called with each, or per hint type a function
+                or one of `ignore`, `log`, `warn`, `raise`, `degrade`; see `langchain_vluna.gate.hints`.
             on_alarm: Called once per feature and meter when usage is not charged.
         """
         choose("durability", durability, Durability)
