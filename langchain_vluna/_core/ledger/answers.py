@@ -76,13 +76,14 @@ def commit_data(
     commit_id: str,
     lines: Sequence[Line],
     *,
+    feature_code: str,
     amount_xusd: int,
     cost_xusd: int,
     budget_id: str | None,
     rated_ms: int,
     form: Form,
 ) -> dict[str, Any]:
-    render = _rational_line if form == "lease" else _line
+    rated_at = iso(rated_ms)
     data: dict[str, Any] = {"commit_id": commit_id}
     if budget_id is not None:
         data["budget_id"] = budget_id
@@ -90,7 +91,9 @@ def commit_data(
         **data,
         "amount_xusd": str(amount_xusd),
         "cost_xusd": str(cost_xusd),
-        "lines": [render(line, iso(rated_ms)) for line in lines],
+        "lines": [
+            _rational_line(line, feature_code, rated_at) if form == "lease" else _line(line, rated_at) for line in lines
+        ],
     }
 
 
@@ -124,7 +127,7 @@ def _line(line: Line, rated_at: str) -> dict[str, Any]:
     }
 
 
-def _rational_line(line: Line, rated_at: str) -> dict[str, Any]:
+def _rational_line(line: Line, feature_code: str, rated_at: str) -> dict[str, Any]:
     """Return a line as generation `lease` shapes it; the amount is rated in blocks, as in the older generations."""
     head = {"line_id": line.line_id, "meter_code": line.meter_code, "quantity_minor": str(line.quantity)}
     price = line.price
@@ -133,10 +136,10 @@ def _rational_line(line: Line, rated_at: str) -> dict[str, Any]:
             "rating_status": "missing_price",
             **head,
             "amount_xusd": "0",
-            "pricing_snapshot": _missing_snapshot(line, rated_at, "revenue"),
+            "pricing_snapshot": _missing_snapshot(line, feature_code, rated_at, "revenue"),
             "pricing_fingerprint": _NO_FINGERPRINT,
             "cost_xusd": "0",
-            "cost_snapshot": _missing_snapshot(line, rated_at, "cost"),
+            "cost_snapshot": _missing_snapshot(line, feature_code, rated_at, "cost"),
             "cost_fingerprint": _NO_FINGERPRINT,
         }
     identity = f"{line.meter_code}:{price.version}"
@@ -180,7 +183,7 @@ def _rational_snapshot(line: Line, rated_at: str, price: Price, kind: str) -> di
     }
 
 
-def _missing_snapshot(line: Line, rated_at: str, kind: str) -> dict[str, Any]:
+def _missing_snapshot(line: Line, feature_code: str, rated_at: str, kind: str) -> dict[str, Any]:
     return {
         "schema": "gate/missing-pricing-snapshot:v1",
         "algorithm": "not_rated_missing_price_v1",
@@ -188,6 +191,7 @@ def _missing_snapshot(line: Line, rated_at: str, kind: str) -> dict[str, Any]:
         "computed_at": rated_at,
         "unit": line.unit,
         "fingerprint": _NO_FINGERPRINT,
+        "feature_code": feature_code,
         "meter_code": line.meter_code,
         "quantity_minor": str(line.quantity),
         "provenance": {"source": "missing"},

@@ -217,6 +217,7 @@ class Settling(Verbs):
         return commit_data(
             commit_id,
             rating.lines,
+            feature_code=rating.feature_code,
             amount_xusd=rating.amount_xusd,
             cost_xusd=rating.cost_xusd,
             budget_id=rating.budget_id,

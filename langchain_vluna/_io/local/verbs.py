@@ -235,6 +235,8 @@ def _pricing(meter: Meter) -> dict[str, str] | None:
         return None
     return {
         "unit_price_xusd": str(price.xusd),
+        "unit_price_base_xusd": str(price.xusd),
+        "unit_price_dynamic_xusd": "0",
         "unit_quantity_minor": str(price.per),
         "rounding": price.rounding,
         "effective_at": iso(price.since_ms),
