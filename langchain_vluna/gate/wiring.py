@@ -207,6 +207,7 @@ class Gate(Verbs):
     def close(self, timeout: float | None = _CLOSE_TIMEOUT) -> int:
         """Settle open runs by the orphan rule and flush; returns how many rows stay for the next process."""
         left = self._engine.close(timeout)
+        self._closing.detach()
         self._transport.close()
         return left
 
@@ -215,6 +216,7 @@ class Gate(Verbs):
         import anyio.to_thread
 
         left = await anyio.to_thread.run_sync(self._engine.close, timeout)
+        self._closing.detach()
         await self._transport.aclose()
         return left
 
