@@ -6,6 +6,7 @@ Knows nothing of pytest. The witness shares no code with the package: it reads `
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,11 +20,11 @@ from langchain_vluna import Gate, LocalGate, RetryPolicy, VlunaCallbackHandler
 from langchain_vluna._core.ledger.model import Rating
 from langchain_vluna._core.types import HttpRequest, HttpResponse
 from langchain_vluna._io.local import Generation
-from tests.conformance.replay import START, Replay
+from tests.conformance.record import RecordingGate, scenario_of
+from tests.conformance.replay import START, Replay, open_gate
 from tests.support.gate_server import serve
-from tests.support.tape import Tape
 
-__all__ = ["CUSTOMER", "MODEL", "USER", "Stand", "TapedGate", "Till", "Witness"]
+__all__ = ["CUSTOMER", "MODEL", "USER", "Stand", "Till", "Witness"]
 
 CUSTOMER: Final = "customer_1"
 USER: Final = "user_1"
@@ -69,9 +70,9 @@ class Witness(BaseCallbackHandler):
         with self._lock:
             return self._roots.setdefault(run_id, root)
 
-    def _begin(self, kind: str, name: str, **told: Any) -> None:
+    def _begin(self, kind: str, what: str, /, **told: Any) -> None:
         root = self._root(told["run_id"], told.get("parent_run_id"))
-        seen = Seen(kind, name, root, dict(told.get("metadata") or {}))
+        seen = Seen(kind, what, root, dict(told.get("metadata") or {}))
         with self._lock:
             self.runs[str(told["run_id"])] = seen
 
@@ -106,24 +107,6 @@ class Witness(BaseCallbackHandler):
         self.runs[str(told["run_id"])].ended = True
 
 
-class TapedGate(LocalGate):
-    """A local gate that keeps what it was asked and what it answered, in the order of its answers."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.tape = Tape()
-
-    def send(self, request: HttpRequest) -> HttpResponse:
-        response = super().send(request)
-        self.tape.add(request, response)
-        return response
-
-    async def asend(self, request: HttpRequest) -> HttpResponse:
-        response = await super().asend(request)
-        self.tape.add(request, response)
-        return response
-
-
 class Stand:
     """Passes requests to whichever gate is being tested, so that one HTTP server does for all."""
 
@@ -146,27 +129,12 @@ class Stand:
         return serve(self)
 
 
-def setup(*, grant: int = GRANT, features: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, Any]:
-    """Describe a priced gate in the scenario grammar: the scripted model, some tools and `features`, by meter."""
-    priced: dict[str, Mapping[str, int]] = {
-        MODEL: {"tokens.input": INPUT_XUSD, "tokens.output": OUTPUT_XUSD},
-        **{f"tool.{name}": {"": CALL_XUSD} for name in TOOLS},
-        **(features or {}),
-    }
-    return {
-        "features": [
-            {
-                "code": feature,
-                "family": "general",
-                "meters": [
-                    {"code": f"{feature}.{meter}" if meter else feature, "unit": "token", "price_xusd": price}
-                    for meter, price in meters.items()
-                ],
-            }
-            for feature, meters in priced.items()
-        ],
-        "grants": [{"principal": CUSTOMER, "user": USER, "amount_xusd": grant}] if grant else [],
-    }
+def price_all(ledger: LocalGate) -> None:
+    """Price the scripted model's tokens and the calls of the tools that tests use."""
+    ledger.price(MODEL, f"{MODEL}.tokens.input", INPUT_XUSD)
+    ledger.price(MODEL, f"{MODEL}.tokens.output", OUTPUT_XUSD)
+    for name in TOOLS:
+        ledger.price(f"tool.{name}", f"tool.{name}", CALL_XUSD, unit="call")
 
 
 @dataclass
@@ -180,13 +148,13 @@ class Till:
     """Of `Gate`."""
     ledger_options: Mapping[str, Any] = field(default_factory=dict)
     """Of `LocalGate`."""
-    scenario: dict[str, Any] = field(default_factory=setup)
-    """Setup, as in scenario files."""
+    grant: int = GRANT
+    """What the customer has."""
 
     def __post_init__(self) -> None:
-        self.ledger = TapedGate(generation=self.generation, clock=lambda: START, **self.ledger_options)
-        whole = {"setup": self.scenario, "steps": [{"principal": CUSTOMER, "user": USER}]}
-        Replay(whole, self.generation, self.ledger, self.ledger.send).set_up()
+        self.ledger = RecordingGate(generation=self.generation, clock=lambda: START, **self.ledger_options)
+        price_all(self.ledger)
+        self.ledger.grant(CUSTOMER, self.grant, self.user)
         self.witness = Witness()
         options: dict[str, Any] = {
             "wire": self.generation,
@@ -286,30 +254,40 @@ class Till:
 
     def assert_replays(self) -> None:
         """What was sent is a story in the scenario grammar, and a fresh gate tells it to the same end."""
-        scenario = self.ledger.tape.scenario(self.generation, self.scenario, (CUSTOMER, self.user))
-        fresh = LocalGate(generation=self.generation, clock=lambda: START, **self.ledger_options)
+        scenario = scenario_of(self.ledger, self.generation) | {"ledger": self._books()}
+        fresh = open_gate(scenario, self.generation)
         try:
             assert [] == Replay(scenario, self.generation, fresh, fresh.send).run()
-            assert self._books(self.ledger) == self._books(fresh)
         finally:
             fresh.close()
 
-    @staticmethod
-    def _books(ledger: LocalGate) -> list[tuple[Any, ...]]:
-        return [
-            (
-                r.principal_id,
-                r.user_id,
-                r.feature_code,
-                r.quantity,
-                r.meters,
-                r.amount_xusd,
-                r.status,
-                r.labels,
-                r.source,
-            )
-            for r in ledger.ratings()
-        ]
+    def _books(self) -> dict[str, Any]:
+        """Return what the ledger shows, as scenario files have it."""
+        rows: dict[tuple[str, str | None, str], Counter[str]] = {}
+        for rating in self.ledger.ratings():
+            row = rows.setdefault((rating.principal_id, rating.user_id, rating.feature_code), Counter())
+            applied = rating.status == "applied"
+            row["quarantined" if not applied else "ingested" if rating.source == "ingest" else "applied"] += 1
+            row["quantity_minor"] += rating.quantity * applied
+            row["charged_xusd"] += rating.amount_xusd * applied
+        names = ("applied", "ingested", "quarantined", "quantity_minor", "charged_xusd")
+        leases = Counter((view.principal_id, view.user_id, view.state) for view in self.ledger.leases())
+        whose = {key[:2] for key in leases}
+        return {
+            "usage": [
+                {"principal": who, "user": user, "feature": feature} | {name: row[name] for name in names}
+                for (who, user, feature), row in rows.items()
+            ],
+            "accounts": [
+                {
+                    "principal": who,
+                    "user": user,
+                    "available_xusd": str(self.ledger.balance(who, user)),
+                    "leases": {state: leases[who, user, state] for state in ("active", "closed", "canceled")},
+                }
+                for who, user in whose
+            ],
+        }
 
 
 def tokens_of(rating: Rating) -> tuple[int, int]:
