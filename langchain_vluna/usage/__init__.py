@@ -10,6 +10,7 @@ from langchain_vluna.usage.estimates import (
     estimate_prompt_tokens,
     estimate_result_tokens,
     estimate_text_tokens,
+    estimate_value_tokens,
     requested_max_tokens,
 )
 from langchain_vluna.usage.extra import extra_work
@@ -30,6 +31,7 @@ __all__ = [
     "estimate_prompt_tokens",
     "estimate_result_tokens",
     "estimate_text_tokens",
+    "estimate_value_tokens",
     "extra_work",
     "is_cache_hit",
     "read_counts",

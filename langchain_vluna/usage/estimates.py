@@ -8,12 +8,13 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import Generation, LLMResult
 
-from langchain_vluna.usage.sizes import BYTES_PER_TOKEN, json_size, message_size, text_size
+from langchain_vluna.usage.sizes import BYTES_PER_TOKEN, content_size, json_size, message_size, text_size
 
 __all__ = [
     "estimate_prompt_tokens",
     "estimate_result_tokens",
     "estimate_text_tokens",
+    "estimate_value_tokens",
     "generation_size",
     "requested_max_tokens",
 ]
@@ -59,6 +60,11 @@ def estimate_prompt_tokens(
         if schema := (invocation_params or {}).get(key):
             tokens += estimate_text_tokens(json_size(schema))
     return tokens
+
+
+def estimate_value_tokens(value: object) -> int:
+    """Return the tokens of a decision model's inputs or outputs, which are values of any shape."""
+    return estimate_text_tokens(content_size(value))
 
 
 def estimate_result_tokens(result: LLMResult) -> int:

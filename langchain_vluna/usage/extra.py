@@ -76,10 +76,12 @@ def extra_work(result: LLMResult) -> dict[str, int]:
 def _kinds(message: Any) -> Iterator[str]:
     for block in _blocks(message):
         kind = block.get("type")
+        if not isinstance(kind, str):
+            continue
         if kind in _CALL_BLOCKS:
             name = block.get("name")
             yield _BY_CALL_NAME.get(name, name) if isinstance(name, str) and name else "other"
-        elif isinstance(kind, str) and kind in _BY_BLOCK_TYPE:
+        elif kind in _BY_BLOCK_TYPE:
             yield _BY_BLOCK_TYPE[kind]
 
 

@@ -103,14 +103,13 @@ class Reported:
     def or_else(self, other: Reported) -> Reported:
         """Return this report with its unknown sides from another report of the same run."""
         if self.usage is not None:
-            return self if self.model else replace(self, model=other.model)
+            return self
         if other.usage is not None or (self.input_tokens is None and self.output_tokens is None):
-            return replace(other, model=other.model or self.model)
+            return other
         return replace(
             self,
             input_tokens=other.input_tokens if self.input_tokens is None else self.input_tokens,
             output_tokens=other.output_tokens if self.output_tokens is None else self.output_tokens,
-            model=self.model or other.model,
         )
 
 

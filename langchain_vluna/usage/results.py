@@ -69,8 +69,12 @@ def read_outputs(outputs: object) -> Reported:
 
     Its `usage` fills a missing side with 0, so a zero is unknown here on both sides.
     """
-    holder = outputs.get("usage") if isinstance(outputs, Mapping) else getattr(outputs, "usage", None)
-    return (read_usage_metadata(holder) or Reported()).judged(delivered=True)
+    fields = (
+        outputs if isinstance(outputs, Mapping) else {name: getattr(outputs, name, None) for name in ("usage", "model")}
+    )
+    report = read_usage_metadata(fields.get("usage")) or Reported()
+    model = fields.get("model")
+    return replace(report.judged(delivered=True), model=model if isinstance(model, str) else None)
 
 
 class BatchReports:

@@ -8,10 +8,11 @@ encoding weighs; identifiers, signatures and URLs count nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolCallChunk, ToolMessage
+from pydantic import BaseModel
 
 __all__ = [
     "BYTES_PER_TOKEN",
@@ -79,7 +80,7 @@ def text_size(text: str) -> int:
 
 
 def content_size(content: object) -> int:
-    """Return the size of text, a content block or any nesting of them."""
+    """Return the size of text, a content block, a message or any nesting of them."""
     size, pending = 0, [content]
     while pending:
         item = pending.pop()
@@ -89,6 +90,10 @@ def content_size(content: object) -> int:
             size += _open(item, pending)
         elif isinstance(item, (list, tuple)):
             pending.extend(item)
+        elif isinstance(item, BaseMessage):
+            size += message_size(item)
+        elif isinstance(item, BaseModel):
+            pending.extend(value for _, value in item)
         elif isinstance(item, (int, float)):
             size += _NUMBER_SIZE
     return size
@@ -104,22 +109,21 @@ def message_size(message: BaseMessage) -> int:
     return size
 
 
-def tool_calls_size(calls: object) -> int:
-    """Return the size of names and arguments of tool calls or tool call chunks."""
-    if not isinstance(calls, (list, tuple)):
-        return 0
-    named = [call for call in calls if isinstance(call, Mapping)]
-    return sum(content_size(call.get("name")) + json_size(call.get("args")) for call in named)
+def tool_calls_size(calls: Iterable[ToolCall | ToolCallChunk]) -> int:
+    """Return the size of names and arguments."""
+    return sum(text_size(call.get("name") or "") + json_size(call.get("args")) for call in calls)
 
 
 def json_size(value: object) -> int:
-    """Return the size of a value as it travels: text as it is, nothing for `None`, the rest as JSON."""
-    if value is None or isinstance(value, str):
-        return text_size(value or "")
+    """Return the size of a value as it travels: text as it is, the rest as JSON, nothing for what is empty."""
+    if not value:  # streams begin a tool call with `{}` before its arguments come
+        return 0
+    if isinstance(value, str):
+        return text_size(value)
     try:
-        return text_size(json.dumps(value, ensure_ascii=False))
-    except (TypeError, ValueError):  # what is no JSON, or refers to itself
-        return content_size(list(value)) if isinstance(value, (list, tuple)) else _NUMBER_SIZE
+        return text_size(json.dumps(value, ensure_ascii=False, default=lambda _: None))
+    except (TypeError, ValueError, RecursionError):  # keys that are no text, or a value that holds itself
+        return _NUMBER_SIZE
 
 
 def side_size(additional_kwargs: Mapping[str, Any]) -> int:
@@ -131,8 +135,7 @@ def side_size(additional_kwargs: Mapping[str, Any]) -> int:
 
 def _open(block: Mapping[Any, Any], pending: list[Any]) -> int:
     """Queue what counts of a mapping and return the size of what does not need queueing."""
-    kind = block.get("type")
-    if kind in _MEDIA_TYPES:
+    if _kind(block) in _MEDIA_TYPES:
         text = _document_text(block)
         pending.append(text)
         return 0 if text else _MEDIA_SIZE
@@ -149,4 +152,9 @@ def _document_text(block: Mapping[Any, Any]) -> Any:
 
 
 def _holds_calls(content: object) -> bool:
-    return isinstance(content, list) and any(isinstance(b, Mapping) and b.get("type") in _CALL_TYPES for b in content)
+    return isinstance(content, list) and any(isinstance(b, Mapping) and _kind(b) in _CALL_TYPES for b in content)
+
+
+def _kind(block: Mapping[Any, Any]) -> str | None:
+    kind = block.get("type")
+    return kind if isinstance(kind, str) else None
