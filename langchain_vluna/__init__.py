@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from langchain_vluna._core.types import BatchItem, Hint, Transport, Usage
     from langchain_vluna._io.local import LocalGate
     from langchain_vluna.callbacks import RunInfo, VlunaCallbackHandler
+    from langchain_vluna.callbacks.ambient import gated
     from langchain_vluna.gate import Alarm, Bill, Gate
 
     __version__: str
@@ -48,6 +49,7 @@ __all__ = [
     "Usage",
     "VlunaCallbackHandler",
     "VlunaError",
+    "gated",
 ]
 
 _HOMES = {
@@ -71,6 +73,7 @@ _HOMES = {
     "Usage": "_core.types",
     "VlunaCallbackHandler": "callbacks",
     "VlunaError": "_core.errors",
+    "gated": "callbacks.ambient",
 }
 
 

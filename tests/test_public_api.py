@@ -34,6 +34,7 @@ PUBLIC = [
     "Usage",
     "VlunaCallbackHandler",
     "VlunaError",
+    "gated",
 ]
 
 TWINS = [
