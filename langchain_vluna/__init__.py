@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from langchain_vluna.callbacks import RunInfo, VlunaCallbackHandler
     from langchain_vluna.callbacks.ambient import gated
     from langchain_vluna.gate import Alarm, Bill, Gate
+    from langchain_vluna.middleware import VlunaMiddleware
+    from langchain_vluna.wrappers import GatedEmbeddings
 
     __version__: str
 
@@ -38,6 +40,7 @@ __all__ = [
     "GateProtocolError",
     "GateRejected",
     "GateUnavailable",
+    "GatedEmbeddings",
     "Hint",
     "IdempotencyConflict",
     "LocalGate",
@@ -49,6 +52,7 @@ __all__ = [
     "Usage",
     "VlunaCallbackHandler",
     "VlunaError",
+    "VlunaMiddleware",
     "gated",
 ]
 
@@ -62,6 +66,7 @@ _HOMES = {
     "GateProtocolError": "_core.errors",
     "GateRejected": "_core.errors",
     "GateUnavailable": "_core.errors",
+    "GatedEmbeddings": "wrappers",
     "Hint": "_core.types",
     "IdempotencyConflict": "_core.errors",
     "LocalGate": "_io.local",
@@ -73,6 +78,7 @@ _HOMES = {
     "Usage": "_core.types",
     "VlunaCallbackHandler": "callbacks",
     "VlunaError": "_core.errors",
+    "VlunaMiddleware": "middleware",
     "gated": "callbacks.ambient",
 }
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 import pytest
 
 import langchain_vluna
-from langchain_vluna import Gate, VlunaCallbackHandler
+from langchain_vluna import Gate, VlunaCallbackHandler, VlunaMiddleware
 
 PUBLIC = [
     "Alarm",
@@ -23,6 +23,7 @@ PUBLIC = [
     "GateProtocolError",
     "GateRejected",
     "GateUnavailable",
+    "GatedEmbeddings",
     "Hint",
     "IdempotencyConflict",
     "LocalGate",
@@ -34,6 +35,7 @@ PUBLIC = [
     "Usage",
     "VlunaCallbackHandler",
     "VlunaError",
+    "VlunaMiddleware",
     "gated",
 ]
 
@@ -117,6 +119,12 @@ def test_only_the_first_argument_is_positional(name: str):
 def test_handler_keywords_are_a_contract():
     """The handler's keywords and their defaults are those that the README lists."""
     assert KEYWORDS == {name: p.default for name, p in keyword_only(VlunaCallbackHandler.__init__).items()}
+
+
+def test_middleware_takes_what_the_handler_takes():
+    """The middleware has the handler's keywords with the same defaults, and two of its own."""
+    own = {"exit_behavior": "error", "fallback_model": None}
+    assert {**KEYWORDS, **own} == {name: p.default for name, p in keyword_only(VlunaMiddleware.__init__).items()}
 
 
 def test_import_loads_nothing_heavy():
