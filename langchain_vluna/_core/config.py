@@ -67,7 +67,7 @@ class Settings(BaseModel):
         environ = os.environ if environ is None else environ
         missing = [name for name in _VARIABLES.values() if not environ.get(name)]
         if missing:
-            msg = f"environment variables not set: {', '.join(missing)}; set them, or use Gate.local() for the embedded gate"
+            msg = f"not set in the environment: {', '.join(missing)}; set them, or use Gate.local(), the embedded gate"
             raise ConfigurationError(msg)
         try:
             return cls(**{field: environ[name] for field, name in _VARIABLES.items()})  # type: ignore[arg-type]
