@@ -30,6 +30,7 @@ __all__ = [
     "meter_quantities",
     "model_feature_code",
     "provider_and_model",
+    "token_meter",
     "tool_feature_code",
 ]
 
@@ -132,7 +133,7 @@ def meter_quantities(feature_code: str, usage: Usage, mode: MeterMode | None) ->
             in_details["audio_input"] = usage.audio_input_tokens
             out_details = {"reasoning": usage.reasoning_tokens, "audio_output": usage.audio_output_tokens}
         parts = _split("input", usage.input_tokens, in_details) | _split("output", usage.output_tokens, out_details)
-    return {_token_meter(feature_code, name): quantity for name, quantity in parts.items() if quantity}
+    return {token_meter(feature_code, name): quantity for name, quantity in parts.items() if quantity}
 
 
 def _split(rest_name: str, total: int, details: Mapping[str, int]) -> dict[str, int]:
@@ -144,7 +145,8 @@ def _split(rest_name: str, total: int, details: Mapping[str, int]) -> dict[str, 
 
 
 @lru_cache(maxsize=4096)
-def _token_meter(feature_code: str, name: str) -> str:
+def token_meter(feature_code: str, name: str) -> str:
+    """Return the code of a feature's meter for `input`, `output` or another kind of token."""
     suffix = f".tokens.{name}"
     return _shortened(feature_code, feature_code, _MAX_LENGTH - len(suffix)) + suffix
 

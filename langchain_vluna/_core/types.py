@@ -31,7 +31,7 @@ __all__ = [
     "Verb",
 ]
 
-Verb = Literal["authorize", "commit", "cancel", "batch", "ingest", "preflight", "limits"]
+Verb = Literal["authorize", "commit", "cancel", "batch", "ingest", "preflight", "limits", "meters"]
 UsageSource = Literal["reported", "estimated"]
 HintLevel = Literal["info", "warning", "alarm"]
 

@@ -206,6 +206,10 @@ class Rating:
     labels: Mapping[str, str]
     idempotency_key: str
     source: Literal["commit", "ingest"]
+    hints: tuple[str, ...] = ()
+    """Types of the hints it was answered with; of a quarantined one they say why."""
+    created_ms: int = 0
+    """When it was recorded."""
 
 
 def window_start(now_ms: int, window_sec: int) -> int:

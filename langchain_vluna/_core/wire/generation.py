@@ -47,6 +47,7 @@ _ROUTES: Mapping[Verb, tuple[str, str]] = {
     "ingest": ("POST", "/gate/ingest"),
     "preflight": ("POST", "/gate/preflight"),
     "limits": ("GET", "/gate/limits"),
+    "meters": ("GET", "/gate/meters"),
 }
 
 _OLD_NAMES = {"lease": "lease_token", "budget": "budget_id"}

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Literal, get_args
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -37,6 +38,12 @@ from langchain_vluna._io.local.store import Busy, Store
 __all__ = ["LocalGate"]
 
 _SECRET: Final = "bG9jYWwtZ2F0ZS1pcy1ub3QtYS1zZWNyZXQtYXQtYWxsIQ=="  # noqa: S105 -- guards nothing: whoever has the object has it
+_DEVELOPMENT: Final = Settings(
+    base_url=f"http://local.invalid{PREFIX}",
+    realm_id="realm-local",
+    service_key_id="key-local",
+    service_key_secret=SecretStr(_SECRET),
+)
 _VERBS: Final = ("authorize", "commit", "cancel", "batch", "ingest", "preflight", "limits")
 _WAIT: Final = 30.0
 _DELAY: Final = 0.1
@@ -50,6 +57,7 @@ class LocalGate(Admin):
         self,
         path: str | os.PathLike[str] = ":memory:",
         *,
+        settings: Settings | None = None,
         auto_registry: bool = True,
         lease_ttl: float = 43_200,
         grace: float = 60,
@@ -62,6 +70,7 @@ class LocalGate(Admin):
 
         Args:
             path: File of the database, or `:memory:`.
+            settings: Realm and service key to accept; by default a development key that everybody knows.
             auto_registry: Register unknown features and meters, without a price, when they are first used.
             lease_ttl: Life of a lease in seconds.
             grace: Seconds after its life in which a commit is still applied.
@@ -82,12 +91,10 @@ class LocalGate(Admin):
         self._faults = Faults()
         self._counting = threading.Lock()
         self._requests: Counter[str] = Counter(dict.fromkeys(_VERBS, 0))
-        self.settings = Settings(
-            base_url=f"http://local.invalid{PREFIX}",
-            realm_id="realm-local",
-            service_key_id="key-local",
-            service_key_secret=SecretStr(_SECRET),
-        )
+        self.settings = _DEVELOPMENT if settings is None else settings
+        if urlsplit(self.settings.base_url).path != PREFIX:
+            msg = f"a local gate answers below {PREFIX}; base_url {self.settings.base_url!r} must end with it"
+            raise ConfigurationError(msg)
         store = Store(self.path, now_ms=self._now)
         super().__init__(store, now_ms=self._now)
         self._router = Router(
@@ -95,7 +102,7 @@ class LocalGate(Admin):
             verifier=Verifier(
                 realm_id=self.settings.realm_id,
                 key_id=self.settings.service_key_id,
-                secret=decode_secret(_SECRET),
+                secret=decode_secret(self.settings.service_key_secret.get_secret_value()),
                 generation=generation,
             ),
             generation=generation,

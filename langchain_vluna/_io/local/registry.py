@@ -101,7 +101,7 @@ class Registry(Tables):
     def all_ratings(self, principal: str | None) -> list[Rating]:
         rows = self._run(
             """SELECT r.id, a.principal, a.user, r.feature, r.quantity, r.lines, r.amount, r.applied, r.labels, r.key,
-            r.scope FROM ratings r JOIN accounts a ON a.id = r.account
+            r.scope, r.hints, r.created_ms FROM ratings r JOIN accounts a ON a.id = r.account
             WHERE ? IS NULL OR a.principal = ? ORDER BY r.seq""",
             (principal, principal),
         )
@@ -131,7 +131,7 @@ class Registry(Tables):
 
 
 def _rating(row: tuple[Any, ...]) -> Rating:
-    commit_id, principal, user, feature, quantity, lines, amount, applied, labels, key, scope = row
+    commit_id, principal, user, feature, quantity, lines, amount, applied, labels, key, scope, hints, created_ms = row
     meters: dict[str, int] = {}
     for line in parse_lines(lines):
         meters[line.meter_code] = meters.get(line.meter_code, 0) + line.quantity
@@ -147,4 +147,6 @@ def _rating(row: tuple[Any, ...]) -> Rating:
         labels=json.loads(labels),
         idempotency_key=key,
         source="commit" if scope else "ingest",
+        hints=tuple(hint["type"] for hint in json.loads(hints)),
+        created_ms=created_ms,
     )
