@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from langchain_vluna._core.config import Settings
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.types import HttpRequest
 from langchain_vluna._io.local import LocalGate
@@ -171,6 +173,20 @@ def test_a_chosen_handle_is_taken_once_per_account() -> None:
     assert 200 == newest.authorize(key="k1", lease="run-1").status
     assert 409 == newest.authorize(key="k2", lease="run-1").status
     assert 200 == Caller(gate, "lease", user="u2").authorize(lease="run-1").status
+
+
+def test_a_dry_run_looks_at_the_budget() -> None:
+    """Preflight names the budget it looked at, and refuses one that is used up."""
+    gate = gate_with_price(generation="lease")
+    budget = gate.budget("acme", 100, name="team-a")
+    gate.budget("acme", 0, name="team-b")
+    newest = Caller(gate, "lease")
+    ask = {"feature_code": "chat", "estimated_quantity_minor": "1000"}
+    reply = newest.post("/gate/preflight", {**ask, "budget": "team-a"})
+
+    assert budget == reply.data["budget_id"]
+    assert ["budget.shortfall", "quota.remaining"] == reply.hints
+    assert (402, "BUDGET.EXHAUSTED") == newest.post("/gate/preflight", {**ask, "budget": "team-b"}).refusal[:2]
 
 
 def test_budgets_have_a_name_in_the_newest_generation() -> None:
@@ -486,6 +502,47 @@ def test_meters_show_their_features_and_prices(acme: Caller, gate: LocalGate) ->
         shown["chat.input"]["pricing"][f"unit_{name}"] for name in ("price_xusd", "quantity_minor")
     )
     assert shown["free"]["pricing"] is None
+
+
+def test_one_meter_may_have_several_lines(gate: LocalGate, acme: Caller) -> None:
+    """Two lines of one meter are answered and charged as two, and are one meter of the rating."""
+    line = {"meter_code": "chat.output", "quantity_minor": "2"}
+    reply = acme.commit(acme.lease(), 4, meters=[line, line])
+
+    assert ["30", "30"] == [rated["amount_xusd"] for rated in reply.data["lines"]]
+    assert [{"chat.output": 4}] == [rating.meters for rating in gate.ratings()]
+
+
+def test_a_feature_may_be_named_like_a_meter(gate: LocalGate, acme: Caller) -> None:
+    """A feature that is registered under the code of a priced meter has that price."""
+    assert 402 == Caller(gate, principal="broke").authorize("chat.output").status
+    assert "30" == acme.ingest(2, "chat.output").data["amount_xusd"]
+
+
+def test_a_rating_says_when_and_why(gate: LocalGate, acme: Caller) -> None:
+    """A rating has the moment it was recorded and the hints it was answered with."""
+    lease = acme.lease()
+    acme.cancel(lease)
+    acme.commit(lease)
+
+    assert [(("lease.closed_at_commit",), round(START * 1000))] == [(r.hints, r.created_ms) for r in gate.ratings()]
+
+
+def test_a_gate_may_have_a_key_of_its_own() -> None:
+    """A gate with settings of its own takes requests signed by them, and no others."""
+    own = Settings(
+        base_url="http://127.0.0.1:8080/mgt/v1",
+        realm_id="realm-1",
+        service_key_id="key-1",
+        service_key_secret=SecretStr("c2VjcmV0LW9mLXJlYWxtLTE="),
+    )
+    gate = LocalGate(settings=own)
+
+    assert 200 == Caller(gate).authorize().status
+    stranger = Caller(LocalGate()).request("authorize", {"feature_code": "chat"})
+    assert (404, "AUTH.UNKNOWN_REALM") == Reply.of(gate.send(stranger)).refusal[:2]
+    with pytest.raises(ConfigurationError, match="answers below /mgt/v1"):
+        LocalGate(settings=own.model_copy(update={"base_url": "http://127.0.0.1:8080/v2"}))
 
 
 def test_a_meter_of_another_feature_is_attached_and_billed(acme: Caller) -> None:

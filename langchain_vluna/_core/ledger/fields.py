@@ -199,8 +199,6 @@ def _text(value: object) -> str:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if value is None:
-        return "null"
     if isinstance(value, int | float):
         return _number_as_text(value)
     if isinstance(value, list):
