@@ -358,7 +358,7 @@ def test_impossible_set_up_is_refused_by_name(gate: LocalGate, change: Any, name
 
 def test_a_lease_must_live() -> None:
     """A life of nothing is a mistake."""
-    with pytest.raises(ConfigurationError, match="lease_ttl must be above 0"):
+    with pytest.raises(ConfigurationError, match="lease_ttl must be at least 1 ms, got 0 s"):
         LocalGate(lease_ttl=0)
 
 

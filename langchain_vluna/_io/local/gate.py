@@ -79,9 +79,15 @@ class LocalGate(Admin):
             clock: Seconds since the Unix epoch.
             sleep: Waits for the `delay` fault.
         """
-        if lease_ttl <= 0 or grace < 0:
-            msg = f"lease_ttl must be above 0 and grace not below 0, got {lease_ttl!r} and {grace!r}"
-            raise ConfigurationError(msg)
+        rules = Rules(
+            auto_registry=auto_registry,
+            lease_ttl_ms=_milliseconds("lease_ttl", lease_ttl, least=1),
+            grace_ms=_milliseconds("grace", grace, least=0),
+            server_flaws=server_flaws,
+            refuse_rollover=generation == "tutorial",
+        )
+        self.settings = _DEVELOPMENT if settings is None else settings
+        verifier = _verifier(self.settings, generation)
         self.path = os.fspath(path)
         self.generation = generation
         self._clock = clock
@@ -91,30 +97,9 @@ class LocalGate(Admin):
         self._faults = Faults()
         self._counting = threading.Lock()
         self._requests: Counter[str] = Counter(dict.fromkeys(_VERBS, 0))
-        self.settings = _DEVELOPMENT if settings is None else settings
-        if urlsplit(self.settings.base_url).path != PREFIX:
-            msg = f"a local gate answers below {PREFIX}; base_url {self.settings.base_url!r} must end with it"
-            raise ConfigurationError(msg)
         store = Store(self.path, now_ms=self._now)
         super().__init__(store, now_ms=self._now)
-        self._router = Router(
-            store,
-            verifier=Verifier(
-                realm_id=self.settings.realm_id,
-                key_id=self.settings.service_key_id,
-                secret=decode_secret(self.settings.service_key_secret.get_secret_value()),
-                generation=generation,
-            ),
-            generation=generation,
-            rules=Rules(
-                auto_registry=auto_registry,
-                lease_ttl_ms=round(lease_ttl * 1000),
-                grace_ms=round(grace * 1000),
-                server_flaws=server_flaws,
-                refuse_rollover=generation == "tutorial",
-            ),
-            now_ms=self._now,
-        )
+        self._router = Router(store, verifier=verifier, generation=generation, rules=rules, now_ms=self._now)
 
     # --- Transport
 
@@ -200,3 +185,24 @@ class LocalGate(Admin):
         except Busy:
             msg = f"the local gate's database is locked by another process for more than {_WAIT:.0f} s"
             raise TransportFailure(msg, sent=False) from None
+
+
+def _milliseconds(name: str, seconds: float, *, least: int) -> int:
+    """Return the setting in the ledger's unit."""
+    milliseconds = round(seconds * 1000)
+    if milliseconds < least:
+        msg = f"{name} must be at least {least} ms, got {seconds!r} s"
+        raise ConfigurationError(msg)
+    return milliseconds
+
+
+def _verifier(settings: Settings, generation: Generation | None) -> Verifier:
+    if urlsplit(settings.base_url).path != PREFIX:
+        msg = f"a local gate answers below {PREFIX}; base_url {settings.base_url!r} must end with it"
+        raise ConfigurationError(msg)
+    return Verifier(
+        realm_id=settings.realm_id,
+        key_id=settings.service_key_id,
+        secret=decode_secret(settings.service_key_secret.get_secret_value()),
+        generation=generation,
+    )
