@@ -24,7 +24,7 @@ from tests.conformance.record import RecordingGate, scenario_of
 from tests.conformance.replay import START, Replay, open_gate
 from tests.support.gate_server import serve
 
-__all__ = ["CUSTOMER", "MODEL", "USER", "Stand", "Till", "Witness"]
+__all__ = ["CUSTOMER", "GRANT", "MODEL", "USER", "Stand", "Till", "Witness"]
 
 CUSTOMER: Final = "customer_1"
 USER: Final = "user_1"
@@ -179,6 +179,13 @@ class Till:
     def config(self, handler: VlunaCallbackHandler | None = None, **more: Any) -> Any:
         """Return a run's config with a handler and the witness."""
         return {"callbacks": [handler or self.handler(), self.witness], **more}
+
+    def unwitnessed(self, handler: VlunaCallbackHandler | None = None, **more: Any) -> Any:
+        """Return a run's config with a handler alone, for model runs that are denied.
+
+        langchain-core prepares the calls of all handlers and leaves those after the one that raises un-awaited.
+        """
+        return {"callbacks": [handler or self.handler()], **more}
 
     def close(self) -> None:
         self.gate.close()
