@@ -31,7 +31,7 @@ from langchain_vluna.gate.policy import OnOrphan, OnUnavailable, RunPolicy, Sett
 from langchain_vluna.gate.spec import RunSpec
 from langchain_vluna.gate.work import Work
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "outbox_path"]
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class Gate(Verbs):
         client = Client(self._transport, settings, wire=state, timeout=timeout, retry=retry)
         self._engine = Engine(
             client,
-            Outbox(str(_outbox_path(target, settings) if outbox is None else outbox), durability=durability),
+            Outbox(str(outbox_path(target, settings) if outbox is None else outbox), durability=durability),
             policy=policy,
             times=relay or RelayTimes(),
             deny_memo=deny_memo,
@@ -258,7 +258,8 @@ def _settings(target: Settings | Transport) -> Settings:
     return settings if isinstance(settings, Settings) else Settings.from_env()
 
 
-def _outbox_path(target: Settings | Transport, settings: Settings) -> str | Path:
+def outbox_path(target: Settings | Transport, settings: Settings) -> str | Path:
+    """Return where a gate keeps its outbox unless it is told otherwise."""
     if isinstance(target, LocalGate):
         return target.path if target.path == ":memory:" else f"{target.path}.outbox"
     if not isinstance(target, Settings):
