@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from langchain_vluna._core.ledger.model import Rating
-from langchain_vluna._io.local.admin import BudgetView, LeaseView
+from langchain_vluna._io.local.admin import AccountView, BudgetView, LeaseView, MeterView, PolicyView
 from langchain_vluna._io.local.auth import Generation
 from langchain_vluna._io.local.faults import Fault, FaultKind
 from langchain_vluna._io.local.gate import LocalGate
 
-__all__ = ["BudgetView", "Fault", "FaultKind", "Generation", "LeaseView", "LocalGate", "Rating"]
+__all__ = [
+    "AccountView",
+    "BudgetView",
+    "Fault",
+    "FaultKind",
+    "Generation",
+    "LeaseView",
+    "LocalGate",
+    "MeterView",
+    "PolicyView",
+    "Rating",
+]

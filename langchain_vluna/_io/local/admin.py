@@ -18,7 +18,7 @@ from langchain_vluna._io.local.names import new_uuid
 from langchain_vluna._io.local.registry import Registry
 from langchain_vluna._io.local.store import Store
 
-__all__ = ["Admin", "BudgetView", "LeaseView"]
+__all__ = ["AccountView", "Admin", "BudgetView", "LeaseView", "MeterView", "PolicyView"]
 
 _MOST: Final = 2**53 - 1
 """No number beyond it: the wire's numbers are JSON numbers."""
@@ -46,6 +46,39 @@ class BudgetView:
     name: str | None
     limit_xusd: int
     consumed_xusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterView:
+    meter_code: str
+    unit: str
+    features: tuple[str, ...]
+    xusd: int | None
+    """`None` is no price."""
+    per: int
+    rounding: Rounding
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyView:
+    feature_code: str
+    kind: Literal["quota", "rate"]
+    limit: int
+    window_sec: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    principal_id: str
+    user_id: str | None
+    granted_xusd: int
+    spent_xusd: int
+    """Of the grants; what was charged beyond them is not in it."""
+
+    @property
+    def balance_xusd(self) -> int:
+        """What is left of its own grants."""
+        return self.granted_xusd - self.spent_xusd
 
 
 class Admin:
@@ -160,6 +193,26 @@ class Admin:
     def budgets(self) -> list[BudgetView]:
         with self._store.reading() as connection:
             return [BudgetView(*row) for row in Registry(connection).all_budgets()]
+
+    def meters(self) -> list[MeterView]:
+        """Return meters with their prices, by code."""
+        with self._store.reading() as connection:
+            return [
+                MeterView(meter.code, meter.unit, tuple(filter(None, features)), None, 1, "nearest")
+                if (price := meter.price) is None
+                else MeterView(meter.code, meter.unit, tuple(features), price.xusd, price.per, price.rounding)
+                for meter, features in Registry(connection).all_meters()
+            ]
+
+    def policies(self) -> list[PolicyView]:
+        """Return quotas and rates, by feature."""
+        with self._store.reading() as connection:
+            return [PolicyView(*row) for row in Registry(connection).all_policies()]
+
+    def accounts(self) -> list[AccountView]:
+        """Return customers and their users, in the order in which they came."""
+        with self._store.reading() as connection:
+            return [AccountView(*row) for row in Registry(connection).all_accounts()]
 
     def quota_used(self, feature_code: str, principal_id: str, user_id: str | None = None) -> dict[int, int]:
         """Return what is used in the current windows of a feature's quotas, by window length in seconds."""

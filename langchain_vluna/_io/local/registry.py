@@ -120,6 +120,12 @@ class Registry(Tables):
             FROM budgets b JOIN accounts a ON a.id = b.account ORDER BY b.seq"""
         )
 
+    def all_policies(self) -> Iterable[tuple[Any, ...]]:
+        return self._run("SELECT feature, kind, allowed, window_sec FROM policies ORDER BY feature, kind, window_sec")
+
+    def all_accounts(self) -> Iterable[tuple[Any, ...]]:
+        return self._run("SELECT principal, nullif(user, ''), granted, consumed FROM accounts ORDER BY id")
+
     def used(self, feature: str, principal: str, user: str | None, now_ms: int) -> dict[int, int]:
         rows = self._run(
             """SELECT p.window_sec, w.start_ms, w.used FROM policies p JOIN windows w ON w.policy = p.id
