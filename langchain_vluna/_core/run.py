@@ -18,9 +18,9 @@ Rules:
                         │                      │                  │  └ LEASE_GONE ──> INGESTING
                         │                      └─ FAILED ──> CANCELING ── CANCELED_ ──> CANCELED
                         │                                      └ USED ─> RECANTING ─> INGESTING
-                        ├─ REFUSED ──> DONE                                             (USED)
-                        ├─ UNKNOWN ──> VOIDING ── VOIDED ──> DONE
-                        └─ ALLOWED ──> UNGATED ── USED ──> INGESTING ── INGESTED ──> DONE
+                        ├─ REFUSED ───> DONE                                            (USED)
+                        ├─ ABANDONED ─> VOIDING ── VOIDED ──> DONE
+                        └─ ALLOWED ───> UNGATED ── USED ──> INGESTING ── INGESTED ──> DONE
 
 `CANCELED` rows stay for a while, without their handle, to catch usage that comes late.
 """
@@ -61,8 +61,8 @@ class Event(StrEnum):
 
     ADMITTED = "admitted"
     REFUSED = "refused"
-    UNKNOWN = "unknown"
-    """Whether authorize reached the gate is unknown, and the work will not run."""
+    ABANDONED = "abandoned"
+    """The work will not run, and the gate may have granted a lease for it."""
     ALLOWED = "allowed"
     USED = "used"
     """The work ended, or was cut short after delivering something: there is usage to charge."""
@@ -76,6 +76,7 @@ class Event(StrEnum):
     """The lease can no longer carry a charge, and nothing was charged on it."""
     REJECTED = "rejected"
     RECOMMIT = "recommit"
+    """Somebody looked at a dead row and has it tried again, as the next one."""
     REINGEST = "reingest"
 
 
@@ -88,12 +89,14 @@ LEASED = frozenset({State.OPEN, State.COMMITTING, State.CANCELING, State.RECANTI
 _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.ASKING, Event.ADMITTED): State.OPEN,
     (State.ASKING, Event.REFUSED): State.DONE,
-    (State.ASKING, Event.UNKNOWN): State.VOIDING,
+    (State.ASKING, Event.ABANDONED): State.VOIDING,
     (State.ASKING, Event.ALLOWED): State.UNGATED,
     (State.OPEN, Event.USED): State.COMMITTING,
     (State.OPEN, Event.FAILED): State.CANCELING,
+    (State.OPEN, Event.ABANDONED): State.CANCELING,
     (State.UNGATED, Event.USED): State.INGESTING,
     (State.UNGATED, Event.FAILED): State.DONE,
+    (State.UNGATED, Event.ABANDONED): State.DONE,
     (State.COMMITTING, Event.COMMITTED): State.DONE,
     (State.COMMITTING, Event.LEASE_GONE): State.INGESTING,
     (State.COMMITTING, Event.REJECTED): State.DEAD,
@@ -111,16 +114,24 @@ _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DEAD, Event.REINGEST): State.INGESTING,
 }
 
-_SETTLED_USE = frozenset({State.COMMITTING, State.RECANTING, State.INGESTING, State.DEAD, State.DONE, State.VOIDING})
+_RUNNING = frozenset({State.ASKING, State.OPEN, State.UNGATED})
+_USED_OR_GONE = frozenset({State.COMMITTING, State.RECANTING, State.INGESTING, State.DEAD, State.DONE, State.VOIDING})
 _ANSWERS = frozenset({Event.COMMITTED, Event.CANCELED_, Event.INGESTED, Event.VOIDED, Event.LEASE_GONE, Event.REJECTED})
 
 _DUPLICATES: frozenset[tuple[State, Event]] = frozenset(
-    {(state, Event.USED) for state in _SETTLED_USE}
-    | {(state, Event.FAILED) for state in _SETTLED_USE | {State.CANCELING, State.CANCELED}}
+    {(state, Event.USED) for state in _USED_OR_GONE}
+    | {(state, Event.FAILED) for state in _USED_OR_GONE | {State.CANCELING, State.CANCELED}}
     # An answer to a call that another process, or an earlier attempt, already saw answered.
-    | {(state, event) for state in State for event in _ANSWERS if (state, event) not in _TRANSITIONS}
-    # A process that was taken for dead and comes back: its row was voided meanwhile.
-    | {(state, event) for state in (State.VOIDING, State.DONE) for event in (Event.REFUSED, Event.UNKNOWN)}
+    | {(state, event) for state in State for event in _ANSWERS if state not in _RUNNING} - _TRANSITIONS.keys()
+    # A process that was taken for dead and comes back: its row was voided or cancelled meanwhile.
+    | {(state, event) for state in (State.VOIDING, State.DONE) for event in (Event.REFUSED, Event.ABANDONED)}
+    | {(state, Event.ABANDONED) for state in (State.CANCELING, State.CANCELED)}
+    # Two people look at the same dead row.
+    | {
+        (state, event)
+        for state in (State.COMMITTING, State.INGESTING, State.DONE)
+        for event in (Event.RECOMMIT, Event.REINGEST)
+    }
 )
 
 

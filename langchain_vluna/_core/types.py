@@ -97,6 +97,8 @@ class CommitLine:
     quantity: int
     amount_xusd: int | None
     """`None` where the gate has no price for the meter."""
+    unit_price_xusd: int | None = None
+    """Per block of units; 0 where it is free, or where the gate shows a missing price so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from langchain_vluna.gate.memo import DenyMemo
 from langchain_vluna.gate.observers import Alarm, Observers
 from langchain_vluna.gate.orphans import OrphanWatch
 from langchain_vluna.gate.policy import RunPolicy
+from langchain_vluna.gate.records import Records
 from langchain_vluna.gate.runs import RunBook
 from langchain_vluna.gate.spec import Meter, OpenRun, RunSpec, UsageBody
 from langchain_vluna.gate.tree import RunTree
@@ -55,10 +56,12 @@ class Engine:
             list(settlements.values()),
             sweep=lambda: self.watch.sweep(),  # noqa: PLW0108
             waiting=lambda: self.watch.waiting(),  # noqa: PLW0108
+            reconcile=lambda: self.book.reconcile(),  # noqa: PLW0108
             times=times,
         )
         memo = DenyMemo(deny_memo, time.monotonic, revision)
-        self.book = RunBook(client, self.relay, settlements, policy=policy, memo=memo, observers=observers)
+        records = Records(self.relay, settlements, policy=policy, observers=observers)
+        self.book = RunBook(client, records, policy=policy, memo=memo, observers=observers)
         self.watch = OrphanWatch(self.book, self.relay.wake, policy.orphan_after)
         self.observers = observers
 

@@ -4,8 +4,8 @@ LangChain fires no end event for a cancelled `ainvoke`, for a run after which an
 handler raised, or for the first of two prompts whose second was denied. But the
 function that runs the model is on its thread's stack, or on its task's chain of
 awaits, exactly as long as the run lasts. Only its identity is kept, never the frame,
-which would keep the prompt alive. A generator's frame comes and goes, so streams are
-left to their own end events.
+which would keep the prompt alive. A generator's frame comes and goes, so streams that
+are not seen are left to their own end events.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Caller:
     task: weakref.ref[asyncio.Task[Any]] | None
     frame_id: int = 0
     code: CodeType | None = None
-    """`None` where the function comes and goes, so that its absence says nothing."""
+    comes_and_goes: bool = False
+    """Whether it is a generator, whose absence from all stacks says nothing."""
 
     def same_place(self, other: Caller) -> bool:
         """Whether both were started by the same thread and task."""
@@ -50,9 +51,9 @@ def find_caller() -> Caller:
         frame = frame.f_back
     task = _current_task()
     where = threading.get_ident(), weakref.ref(task) if task else None
-    if frame is None or frame.f_code.co_flags & _GENERATOR:
+    if frame is None:
         return Caller(*where)
-    return Caller(*where, id(frame), frame.f_code)
+    return Caller(*where, id(frame), frame.f_code, comes_and_goes=bool(frame.f_code.co_flags & _GENERATOR))
 
 
 def _current_task() -> asyncio.Task[Any] | None:
@@ -63,7 +64,7 @@ def _current_task() -> asyncio.Task[Any] | None:
 
 
 class Stacks:
-    """One look at all threads and, as needed, at tasks."""
+    """One look at all threads and, as needed, at tasks. One look can be mistaken: a task may move while it is seen."""
 
     def __init__(self) -> None:
         self._threads = sys._current_frames()  # noqa: SLF001 -- the documented way to see other threads
@@ -71,19 +72,28 @@ class Stacks:
 
     def running(self, caller: Caller) -> bool:
         """Whether the caller may still be at work; `True` where that cannot be told."""
-        if caller.task is not None:
-            task = caller.task()
-            if task is None or task.done():
-                return False
-            return caller.code is None or _awaits(task, caller)
-        if caller.thread_id not in self._threads:
+        task = caller.task() if caller.task else None
+        if caller.task is not None and (task is None or task.done()):
             return False
-        return caller.code is None or (caller.frame_id, caller.code) in self._stack(caller.thread_id)
+        if caller.task is None and caller.thread_id not in self._threads:
+            return False
+        if caller.code is None or caller.comes_and_goes:
+            return True
+        # What a task executes at this moment is on its thread's stack; what it awaits is on its chain of awaits.
+        return self._is_on_stack(caller) or (task is not None and _awaits(task, caller) is not False)
+
+    def sees(self, caller: Caller) -> bool:
+        """Whether the caller is certainly at work."""
+        task = caller.task() if caller.task else None
+        return self._is_on_stack(caller) or (task is not None and not task.done() and _awaits(task, caller) is True)
+
+    def _is_on_stack(self, caller: Caller) -> bool:
+        return (caller.frame_id, caller.code) in self._stack(caller.thread_id)
 
     def _stack(self, thread_id: int) -> set[tuple[int, CodeType]]:
         known = self._on_thread.get(thread_id)
         if known is None:
-            known = {(id(frame), frame.f_code) for frame in _callers(self._threads[thread_id])}
+            known = {(id(frame), frame.f_code) for frame in _callers(self._threads.get(thread_id))}
             self._on_thread[thread_id] = known
         return known
 
@@ -94,18 +104,19 @@ def _callers(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _awaits(task: asyncio.Task[Any], caller: Caller) -> bool:
+def _awaits(task: asyncio.Task[Any], caller: Caller) -> bool | None:
+    """Whether the task waits inside the caller's function; `None` where the chain of awaits cannot be followed."""
     link: Any = task.get_coro()
     while link is not None:
         if inspect.iscoroutine(link):
             frame, awaited = link.cr_frame, link.cr_await
         elif inspect.isgenerator(link):
             frame, awaited = link.gi_frame, link.gi_yieldfrom
-        elif asyncio.isfuture(link):
+        elif asyncio.isfuture(link) or type(link).__name__ == "FutureIter":
             return False
         else:
             # What awaits inside an async generator's step cannot be seen from outside.
-            return True
+            return None
         if frame is not None and id(frame) == caller.frame_id and frame.f_code is caller.code:
             return True
         link = awaited

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from langchain_vluna._core.errors import GateDenied
 from langchain_vluna._core.exchange import Flow, Join
 from langchain_vluna._core.types import Identity
+from langchain_vluna._io import forks
 
 __all__ = ["DenyMemo", "Question"]
 
@@ -52,8 +53,20 @@ class DenyMemo:
         self._seconds = seconds
         self._clock = clock
         self._revision = revision
+        self._begin()
+        forks.track(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[Question, _Known] = OrderedDict()
+
+    def before_fork(self) -> None:
+        """Nothing has to be let go of."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Questions that are on their way in the parent are never answered in a child."""
+        if in_child:
+            self._begin()
 
     def may_ask(self, question: Question, loop: asyncio.AbstractEventLoop | None) -> Flow[Future[None] | None]:
         """Return leave to ask, as a flight to be landed where others wait for the answer.
@@ -87,7 +100,8 @@ class DenyMemo:
             return
         with self._lock:
             known = self._known.get(question) or self._remember(question)
-            known.denial, known.admitted = denial, denial is None
+            # A copy: the traceback of the one that is raised would keep its frames, and with them the prompt.
+            known.denial, known.admitted = copy.copy(denial), denial is None
             if denial is not None:
                 known.until = self._clock() + (denial.retry_after or self._seconds)
                 known.revision = self._revision()

@@ -1,9 +1,10 @@
 """Runs whose end nobody tells, found out and settled by a rule the user can read.
 
 A run is an orphan when its task or its parent ended, or when the function that ran it
-is gone, a moment ago: ends may still be on their way (a root may end before its
-child). Else when nothing happened to it for `orphan_after` seconds. What was delivered
-is charged as `on_abort` says; where nothing was, `on_orphan` decides.
+is gone, a moment ago: ends may still be on their way. A root may end before its child,
+which is then left alone for as long as it is seen at work. Else a run is an orphan when
+nothing happened to it for `orphan_after` seconds. What was delivered is charged as
+`on_abort` says; where nothing was, `on_orphan` decides.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["OrphanWatch"]
 logger = logging.getLogger("langchain_vluna")
 
 _LOOK_EVERY = 1.0
+_LOOK_AGAIN = 0.25
 _GRACE_PARENT = 1.0
 _GRACE_TASK = 0.25
 _YOUNG = 1.0
@@ -36,6 +38,9 @@ class OrphanWatch:
         self._book = book
         self._wake = wake
         self._orphan_after = orphan_after
+        self._next_look = 0.0
+        self._looked_at = 0
+        self._missing: set[OpenRun] = set()
 
     def watch(self, run: OpenRun) -> None:
         """Notice the end of the task that runs it."""
@@ -54,11 +59,11 @@ class OrphanWatch:
         run.unwatch = unwatch
 
     def parent_ended(self, run_id: RunId) -> None:
-        """A chain or a tool ended: what is still open below it has lost its way to end."""
+        """A chain or a tool ended: what is still open below it has lost its way to end, unless it is at work."""
         at = time.monotonic() + _GRACE_PARENT
         below = self._book.below(run_id)
         for run in below:
-            run.orphan(at, "its parent ended and it did not")
+            run.orphan(at, "its parent ended and it did not", unless_at_work=True)
         if below:
             self._wake()
 
@@ -75,16 +80,13 @@ class OrphanWatch:
         if not runs:
             return None
         now = time.monotonic()
-        self._look(runs, now)
-        next_at = now + _LOOK_EVERY
+        if now >= self._next_look:
+            self._look(runs, now)
+        next_at = self._next_look
+        for run in self._due(runs, now):
+            self._settle(run)
         for run in runs:
-            if run.orphaned_at is None and now - run.touched > self._orphan_after:
-                run.orphan(now, f"nothing happened to it for {self._orphan_after:g} s")
-            if run.orphaned_at is None:
-                continue
-            if run.orphaned_at <= now:
-                self._settle(run)
-            else:
+            if run.orphaned_at is not None and not run.ended:
                 next_at = min(next_at, run.orphaned_at)
         return max(0.0, next_at - now)
 
@@ -98,14 +100,37 @@ class OrphanWatch:
             run.orphan(time.monotonic(), why)
             self._settle(run)
 
+    def _due(self, runs: list[OpenRun], now: float) -> list[OpenRun]:
+        for run in runs:
+            if run.orphaned_at is None and now - run.touched > self._orphan_after:
+                run.orphan(now, f"nothing happened to it for {self._orphan_after:g} s")
+        due = [run for run in runs if run.orphaned_at is not None and run.orphaned_at <= now]
+        if not any(run.unless_at_work for run in due):
+            return due
+        stacks = Stacks()
+        at_work = [run for run in due if run.unless_at_work and self._is_at_work(run, stacks, now)]
+        for run in at_work:
+            # A stream that is drained after its chain ended, or a branch that outlives a failed sibling.
+            run.orphaned_at = now + _GRACE_PARENT
+        return [run for run in due if run not in at_work]
+
+    def _is_at_work(self, run: OpenRun, stacks: Stacks, now: float) -> bool:
+        recent = now - run.touched < _GRACE_PARENT
+        return recent or (now - run.touched < self._orphan_after and stacks.sees(run.caller))
+
     def _look(self, runs: list[OpenRun], now: float) -> None:
         unsure = [run for run in runs if run.orphaned_at is None and now - run.started > _YOUNG]
-        if not unsure:
-            return
+        first = self._looked_at % len(unsure) if len(unsure) > _LOOKS_PER_ROUND else 0
+        self._looked_at = first + _LOOKS_PER_ROUND
         stacks = Stacks()
-        for run in unsure[:_LOOKS_PER_ROUND]:
-            if not stacks.running(run.caller):
-                run.orphan(now + _GRACE_TASK, "the call that ran it is over and told no end")
+        missing = {run for run in unsure[first : first + _LOOKS_PER_ROUND] if not stacks.running(run.caller)}
+        for run in missing & self._missing:
+            # Seen twice: a task that moves while it is looked at can be missed once.
+            run.orphan(now, "the call that ran it is over and told no end")
+        self._missing = missing - self._missing
+        if self._missing:
+            self._looked_at = first
+        self._next_look = now + (_LOOK_AGAIN if self._missing else _LOOK_EVERY)
 
     def _settle(self, run: OpenRun) -> None:
         logger.info("settling orphan run %s of feature %r: %s", run.spec.run_id, run.spec.feature_code, run.why)

@@ -1,14 +1,4 @@
-"""The runs that are open in this process, and how each begins and ends.
-
-Rules:
-
-- The intent is on disk before the gate is asked, the lease before the work starts, the
-  usage before it is charged.
-- Whatever interrupts the question, the row says that a lease may exist, and the relay
-  finds and cancels it.
-- An end never raises. What the outbox cannot take goes to the spill, an outbox in
-  memory, and is settled at once.
-"""
+"""The runs that are open in this process, and how each begins and ends."""
 
 from __future__ import annotations
 
@@ -17,23 +7,23 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 from uuid import uuid4
 
 from langchain_vluna._core import wire
 from langchain_vluna._core.errors import ConfigurationError, GateDenied, GateRejected, GateUnavailable
 from langchain_vluna._core.exchange import Flow
-from langchain_vluna._core.run import UNSETTLED, Event, State
+from langchain_vluna._core.run import Event, State
 from langchain_vluna._core.types import Call
+from langchain_vluna._io import forks
 from langchain_vluna._io.client import Client
-from langchain_vluna._io.outbox import Outbox, OutboxError, Row, rows
-from langchain_vluna._io.relay import Outcome, Relay, Settlement
+from langchain_vluna._io.outbox import upkeep
+from langchain_vluna._io.relay import Outcome
 from langchain_vluna.gate.liveness import Caller
 from langchain_vluna.gate.memo import DenyMemo, Question
 from langchain_vluna.gate.observers import Observers
 from langchain_vluna.gate.policy import RunPolicy
+from langchain_vluna.gate.records import Records
 from langchain_vluna.gate.spec import Meter, OpenRun, RunId, RunSpec, UsageBody
 
 __all__ = ["RunBook"]
@@ -47,28 +37,31 @@ class RunBook:
     """Interprets the events of runs: asks, records, and hands over to the relay."""
 
     def __init__(
-        self,
-        client: Client,
-        relay: Relay,
-        settlements: Mapping[Outbox, Settlement],
-        *,
-        policy: RunPolicy,
-        memo: DenyMemo,
-        observers: Observers,
+        self, client: Client, records: Records, *, policy: RunPolicy, memo: DenyMemo, observers: Observers
     ) -> None:
-        """`settlements` has the outbox first and the spill second."""
         self._client = client
-        self._relay = relay
-        self._settlements = settlements
-        self._outbox, self._spill = settlements
+        self._records = records
         self._policy = policy
         self._memo = memo
         self._observers = observers
+        self._begin()
+        forks.track(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._open: dict[RunId, OpenRun] = {}
         self._below: dict[RunId, set[OpenRun]] = {}
         self._late: OrderedDict[RunId, OpenRun] = OrderedDict()
-        self._owed: dict[object, int] = {}
+        self._strays: set[str] = set()
+
+    def before_fork(self) -> None:
+        """Nothing has to be let go of."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """The runs of the parent go on in the parent, and end there."""
+        if in_child:
+            self._begin()
+            self._records.reset()
 
     def open_runs(self) -> list[OpenRun]:
         """Return the runs that have begun and not ended in this process."""
@@ -81,12 +74,15 @@ class RunBook:
             return list(self._below.get(run_id, ()))
 
     def open_meter(self, run_id: RunId) -> Meter | None:
-        """Return the meter of an open run; for each token of a stream, so without a lock."""
+        """Return the meter of an open run, which is at work; for each token of a stream, so without a lock."""
         run = self._open.get(run_id)
-        return None if run is None else run.meter
+        if run is None:
+            return None
+        run.touched = time.monotonic()
+        return run.meter
 
     def find(self, run_id: RunId) -> OpenRun | None:
-        """Return the run that an end event speaks of: open, or settled as an orphan a while ago."""
+        """Return the run that an end event speaks of: open, or given up a while ago."""
         with self._lock:
             return self._open.get(run_id) or self._late.get(run_id)
 
@@ -108,8 +104,8 @@ class RunBook:
         """
         call = _question_call(spec)
         now = time.monotonic()
-        row = self._row(spec, call.body, fallback)
-        run = OpenRun(spec, row, self._outbox, caller, meter, started=now, touched=now)
+        row = self._records.new_row(spec, call.body, fallback)
+        run = OpenRun(spec, row, self._records.outbox, caller, meter, started=now, touched=now)
         if not self._reserve(run):
             return None
         question = Question(spec.identity, spec.feature_code, spec.budget)
@@ -131,39 +127,46 @@ class RunBook:
         return run
 
     def used(self, run: OpenRun, used: UsageBody, *, inline: bool = True) -> Flow[None]:
-        """End a run with usage to charge; a second end changes nothing, one after an orphan's cancel is ingested."""
+        """End a run with usage to charge; a second end changes nothing, one after a cancel is ingested."""
         if run.claim_end() or self._pop_late(run):
             self._forget(run)
-            yield from self._settle(run, Event.USED, {"usage": used.body, "source": used.source}, used, inline=inline)
+            changes = {"usage": used.body, "source": used.source}
+            yield from self._records.ended(run, Event.USED, changes, used, inline=inline)
 
     def failed(self, run: OpenRun, reason: str, *, inline: bool = True) -> Flow[None]:
-        """End a run with nothing to charge."""
+        """End a run with nothing to charge; should somebody tell of usage yet, that counts as well."""
         if run.claim_end():
+            if run.objection is None:
+                self._remember_late(run)
             self._forget(run)
-            yield from self._settle(run, Event.FAILED, {"reason": reason}, None, inline=inline)
+            yield from self._records.ended(run, Event.FAILED, {"reason": reason}, None, inline=inline)
 
     def settle_orphan(self, run: OpenRun) -> None:
-        """Settle a run whose end nobody will tell; should somebody tell it yet, the end counts as well."""
+        """Settle a run whose end nobody will tell: charge what it delivered, or by its fallback, or cancel it."""
         delivered = run.meter.partial()
         if delivered is None and run.row.usage is not None:
             delivered = UsageBody(run.row.usage, "estimated")
         if delivered is not None:
             self._client.perform(self.used(run, delivered, inline=False))
-            return
-        with self._lock:
-            self._late[run.spec.run_id] = run
-            while len(self._late) > _MOST_LATE:
-                self._late.popitem(last=False)
-        self._client.perform(self.failed(run, run.why, inline=False))
+        else:
+            self._client.perform(self.failed(run, run.why, inline=False))
 
     def settled(self, outcome: Outcome) -> None:
-        """Count a customer's settled charge."""
-        with self._lock:
-            left = self._owed.get(outcome.row.identity, 0) - 1
-            if left > 0:
-                self._owed[outcome.row.identity] = left
-            else:
-                self._owed.pop(outcome.row.identity, None)
+        """Count a customer's settled run."""
+        self._records.settled(outcome)
+
+    def reconcile(self) -> None:
+        """Settle rows that nobody in this process can end: seen twice in a row, since an end takes a moment."""
+        outbox = self._records.outbox
+        if not outbox.is_open:
+            return
+        known = {run.row.attempt for run in self.open_runs()}
+        strays = set(upkeep.running(outbox)) - known
+        lasting = strays & self._strays
+        self._strays = strays - lasting
+        if lasting:
+            logger.warning("settling %d runs whose beginning was interrupted", len(lasting))
+            upkeep.settle_strays(outbox, lasting)
 
     def _reserve(self, run: OpenRun) -> bool:
         run_id = run.spec.run_id
@@ -177,7 +180,9 @@ class RunBook:
                 return True
         if known.caller.same_place(run.caller):
             return False
-        msg = f"run_id {str(run_id)!r} is in use by a call that is still running; give each concurrent call a run_id of its own"
+        msg = (
+            f"run_id {str(run_id)!r} is in use by a call that still runs; give each concurrent call a run_id of its own"
+        )
         raise ConfigurationError(msg)
 
     def _forget(self, run: OpenRun) -> None:
@@ -191,131 +196,43 @@ class RunBook:
                 if not below:
                     del self._below[above]
         run.unwatch()
+        run.unwatch = _nothing
 
     def _pop_late(self, run: OpenRun) -> bool:
         with self._lock:
-            return self._late.pop(run.spec.run_id, None) is run
+            if self._late.get(run.spec.run_id) is not run:
+                return False
+            del self._late[run.spec.run_id]
+            return True
 
-    def _row(self, spec: RunSpec, ask: Mapping[str, Any], fallback: UsageBody | None) -> Row:
-        now = self._outbox.clock()
-        return Row(
-            attempt=uuid4().hex,
-            identity=spec.identity,
-            run_id=str(spec.run_id),
-            root_id=str(spec.root_id),
-            step=spec.step,
-            ask=ask,
-            usage=fallback.body if fallback else None,
-            source=fallback.source if fallback else None,
-            created=now,
-            due=now,
-        )
+    def _remember_late(self, run: OpenRun) -> None:
+        with self._lock:
+            self._late[run.spec.run_id] = run
+            while len(self._late) > _MOST_LATE:
+                self._late.popitem(last=False)
 
     def _ask(self, run: OpenRun, call: Call) -> Flow[None]:
-        yield from self._insert(run)
+        yield from self._records.intent(run)
         call = replace(call, idempotency_key=run.row.key("a"))
         try:
             lease = wire.parse_lease((yield from self._client.exchange(call)), call.identity)
-            yield from self._admit(run, lease.handle)
+            yield from self._records.admitted(run, lease.handle)
         except GateUnavailable as error:
-            self._answered(run, Event.UNKNOWN if error.outcome_unknown else Event.REFUSED)
+            self._records.answered(run, Event.ABANDONED if error.outcome_unknown else Event.REFUSED)
             if self._policy.on_unavailable == "deny":
                 raise
             logger.warning("the gate is unavailable and policy lets the work run: %s", error)
-            run.row = replace(run.row, attempt=uuid4().hex, state=State.UNGATED)
-            yield from self._insert(run)
+            run.row = replace(run.row, attempt=uuid4().hex, state=State.UNGATED, handle=None)
+            yield from self._records.intent(run)
             self._observers.admitted(run.row.attempt, run.spec, ())
             return
         except (GateDenied, GateRejected, ConfigurationError):
-            self._answered(run, Event.REFUSED)
+            self._records.answered(run, Event.REFUSED)
             raise
         except BaseException:
-            self._answered(run, Event.UNKNOWN)
+            self._records.answered(run, Event.ABANDONED)
             raise
         run.objection = self._observers.admitted(run.row.attempt, run.spec, lease.hints)
-
-    def _insert(self, run: OpenRun) -> Flow[None]:
-        try:
-            run.row = replace(run.row, owner=self._outbox.owner_id)
-            yield from self._outbox.record(lambda db: rows.begin(db, run.row))
-        except OutboxError as error:
-            if self._policy.on_unavailable == "deny":
-                raise GateUnavailable(str(error), outcome_unknown=False) from error
-            logger.error("policy lets the work run without a record on disk: %s", error)  # noqa: TRY400 -- says it all
-            self._move_to_spill(run)
-
-    def _admit(self, run: OpenRun, handle: str) -> Flow[None]:
-        run.row = replace(run.row, state=State.OPEN, handle=handle)
-        attempt = run.row.attempt
-        try:
-            yield from run.outbox.record(
-                lambda db: rows.advance(db, attempt, Event.ADMITTED, {"handle": handle}, State.ASKING)
-            )
-        except OutboxError as error:
-            if self._policy.on_unavailable == "deny":
-                raise GateUnavailable(str(error)) from error
-            self._move_to_spill(run)
-
-    def _answered(self, run: OpenRun, event: Event) -> None:
-        # No yield here: the flow may be closing because its task was cancelled.
-        attempt = run.row.attempt
-        try:
-            moved = run.outbox.apply(lambda db: rows.advance(db, attempt, event, {}, State.ASKING))
-        except OutboxError as error:
-            logger.error("%s", error)  # noqa: TRY400 -- says it all
-            if event is Event.REFUSED:
-                return
-            run.row = replace(run.row, state=State.VOIDING)
-            self._move_to_spill(run)
-        else:
-            if moved.target is not State.VOIDING:
-                return
-        self._relay.wake()
-
-    def _move_to_spill(self, run: OpenRun) -> None:
-        run.outbox, run.row = self._spill, replace(run.row, owner=self._spill.owner_id)
-        self._spill.apply(lambda db: rows.begin(db, run.row))
-
-    def _settle(
-        self, run: OpenRun, event: Event, changes: dict[str, Any], used: UsageBody | None, *, inline: bool
-    ) -> Flow[None]:
-        row = run.row
-        changes["due"] = now = run.outbox.clock()
-        try:
-            moved = yield from run.outbox.record(
-                lambda db: (
-                    rows.use(db, row.attempt, row.step, changes, now, row.state)
-                    if event is Event.USED
-                    else rows.advance(db, row.attempt, event, changes, row.state)
-                ),
-                atomic=row.step is not None,
-            )
-            target = moved.target
-        except OutboxError as error:
-            logger.error("settled without a record on disk: %s", error)  # noqa: TRY400 -- says it all
-            run.row = replace(row, state=State.COMMITTING if used else State.CANCELING, **_stored(changes))
-            self._move_to_spill(run)
-            target, inline = run.row.state, True
-        if target is None:
-            return
-        if used is not None and target is not State.CANCELING:
-            self._observers.used(row.attempt, used)
-        if target not in UNSETTLED:
-            self._observers.outcome(Outcome(row, "released"))
-            return
-        yield from self._hand_over(run, inline=inline)
-
-    def _hand_over(self, run: OpenRun, *, inline: bool) -> Flow[None]:
-        identity = run.spec.identity
-        with self._lock:
-            owed = self._owed[identity] = self._owed.get(identity, 0) + 1
-        in_spill = run.outbox is self._spill
-        if inline and (in_spill or self._policy.settle == "inline" or owed > self._policy.max_unsettled):
-            row = run.outbox.apply(lambda db: rows.read(db, run.row.attempt))
-            if row is not None:
-                yield from self._relay.inline(self._settlements[run.outbox], row)
-                return
-        self._relay.wake()
 
 
 def _question_call(spec: RunSpec) -> Call:
@@ -329,5 +246,5 @@ def _question_call(spec: RunSpec) -> Call:
     )
 
 
-def _stored(changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in changes.items() if name != "due"}
+def _nothing() -> None:
+    return

@@ -78,6 +78,8 @@ class OpenRun:
     orphaned_at: float | None = None
     """When it is settled by the orphan rule, unless its end comes first; `None` while it may be running."""
     why: str = ""
+    unless_at_work: bool = False
+    """Whether it is left alone for as long as it is seen running."""
     ended: bool = False
     objection: VlunaError | None = None
     """What must be raised instead of doing the work, though the gate let it in: a choice about its hints."""
@@ -90,7 +92,7 @@ class OpenRun:
             first, self.ended = not self.ended, True
             return first
 
-    def orphan(self, at: float, why: str) -> None:
+    def orphan(self, at: float, why: str, *, unless_at_work: bool = False) -> None:
         """Settle the run by the orphan rule from monotonic time `at` on."""
-        if self.orphaned_at is None or at < self.orphaned_at:
-            self.orphaned_at, self.why = at, why
+        if self.orphaned_at is None or at < self.orphaned_at or (self.unless_at_work and not unless_at_work):
+            self.orphaned_at, self.why, self.unless_at_work = at, why, unless_at_work

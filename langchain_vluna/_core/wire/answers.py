@@ -194,6 +194,7 @@ def _line(value: object) -> CommitLine:
         _text(data.get("meter_code")) or "",
         _integer(data.get("quantity_minor")) or 0,
         _integer(data.get("amount_xusd")) if priced else None,
+        _integer(data.get("unit_price_xusd")) if priced else None,
     )
 
 

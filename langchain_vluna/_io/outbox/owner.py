@@ -10,20 +10,30 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import ClassVar
 from uuid import uuid4
 
-__all__ = ["Owner", "is_alive", "remove_marker"]
+__all__ = ["Owner", "is_alive", "remove_marker", "sweep_markers"]
+
+_CREATION = 3600.0
+"""Seconds after which a marker is certainly locked, if anybody is going to."""
+_LOCK_WAIT = 1.0
 
 
 class Owner:
     """This process's mark on an outbox file, held until `release` or the end of the process."""
+
+    inherited: ClassVar[set[str]] = set()
+    """Ids of owners in processes that this one was forked from: SQLite believes that their locks are its own."""
 
     def __init__(self, outbox: str) -> None:
         self.id = uuid4().hex
         self._marker: sqlite3.Connection | None = None
         self._outbox = outbox
         if outbox != ":memory:":
-            self._marker = _open_marker(_marker_path(outbox, self.id))
+            path = _marker_path(outbox, self.id)
+            path.touch(mode=0o600)
+            self._marker = _locked(path, _LOCK_WAIT)
 
     def release(self) -> None:
         """Let go: whatever rows are left belong to the next process that looks."""
@@ -38,10 +48,15 @@ def is_alive(outbox: str, owner_id: str) -> bool:
     path = _marker_path(outbox, owner_id)
     if not path.exists():
         return False
+    if owner_id in Owner.inherited:
+        return _locked_by_parent(path)
     try:
-        _open_marker(path).close()
+        _locked(path, 0.0).close()
     except sqlite3.OperationalError:
         return True
+    except sqlite3.DatabaseError:
+        # Somebody wrote into the file. Its lock can still be seen, but nothing says who has it.
+        return _locked_by_parent(path)
     return False
 
 
@@ -53,13 +68,23 @@ def remove_marker(outbox: str, owner_id: str) -> None:
             leftover.unlink()
 
 
+def sweep_markers(outbox: str, me: str, now: float) -> None:
+    """Delete the markers of processes that died without leaving rows."""
+    file = Path(outbox)
+    for marker in file.parent.glob(f"{file.name}.*.alive"):
+        owner_id = marker.name.removeprefix(f"{file.name}.").removesuffix(".alive")
+        with contextlib.suppress(FileNotFoundError):
+            if owner_id != me and now - marker.stat().st_mtime > _CREATION and not is_alive(outbox, owner_id):
+                remove_marker(outbox, owner_id)
+
+
 def _marker_path(outbox: str, owner_id: str) -> Path:
     return Path(f"{outbox}.{owner_id}.alive")
 
 
-def _open_marker(path: Path) -> sqlite3.Connection:
+def _locked(path: Path, wait: float) -> sqlite3.Connection:
     # The marker stays an empty file: an exclusive transaction that writes nothing.
-    marker = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    marker = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
     try:
         marker.execute("PRAGMA journal_mode = MEMORY")
         marker.execute("BEGIN EXCLUSIVE")
@@ -67,3 +92,14 @@ def _open_marker(path: Path) -> sqlite3.Connection:
         marker.close()
         raise
     return marker
+
+
+def _locked_by_parent(path: Path) -> bool:
+    import fcntl
+
+    with path.open("r+b") as marker:
+        try:
+            fcntl.lockf(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

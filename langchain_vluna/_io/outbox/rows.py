@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_vluna._core.run import UNSETTLED, Event, State, step
+from langchain_vluna._core.run import Event, State, step
 from langchain_vluna._core.types import Identity
+from langchain_vluna._io.outbox.schema import UNSETTLED_SQL
 
 __all__ = [
     "Row",
@@ -18,8 +19,10 @@ __all__ = [
     "begin",
     "count_unsettled",
     "due_rows",
+    "forget",
     "next_due",
     "postpone",
+    "put",
     "read",
     "select",
     "use",
@@ -29,7 +32,6 @@ _COLUMNS = (
     "attempt, state, owner, principal_id, user_id, run_id, root_id, step,"
     " ask, handle, usage, source, created, due, tries, taken_over, reason"
 )
-_UNSETTLED_SQL = ", ".join(f"'{state}'" for state in sorted(UNSETTLED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,13 @@ class Transition:
 
 def begin(db: sqlite3.Connection, row: Row) -> None:
     """Write the intent: before it, nothing of the run has reached the gate."""
+    put(db, row, "INSERT")
+
+
+def put(db: sqlite3.Connection, row: Row, verb: str = "INSERT OR REPLACE") -> None:
+    """Write a row as it is, whatever was there; for an outbox that nobody else uses."""
     db.execute(
-        f"INSERT INTO run ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        f"{verb} INTO run ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             row.attempt,
             row.state,
@@ -147,6 +154,7 @@ def use(
     attempt: str,
     step_key: str | None,
     changes: Mapping[str, Any],
+    *,
     now: float,
     expected: State | None = None,
 ) -> Transition:
@@ -176,11 +184,11 @@ def _compare_and_set(
     return moved.rowcount == 1
 
 
-def due_rows(db: sqlite3.Connection, owner: str, now: float, limit: int) -> list[Row]:
+def due_rows(db: sqlite3.Connection, *, owner: str, now: float, limit: int) -> list[Row]:
     """Return rows of `owner` that the gate owes an answer and that may be tried now, oldest first."""
     return select(
         db,
-        f"state IN ({_UNSETTLED_SQL}) AND owner = ? AND due <= ? ORDER BY due LIMIT ?",
+        f"{UNSETTLED_SQL} AND owner = ? AND due <= ? ORDER BY due LIMIT ?",
         (owner, now, limit),
     )
 
@@ -188,13 +196,13 @@ def due_rows(db: sqlite3.Connection, owner: str, now: float, limit: int) -> list
 def count_unsettled(db: sqlite3.Connection, owner: str | None = None) -> int:
     """Count the rows that the gate owes an answer."""
     mine, values = ("", ()) if owner is None else (" AND owner = ?", (owner,))
-    found = db.execute(f"SELECT count(*) FROM run WHERE state IN ({_UNSETTLED_SQL}){mine}", values).fetchone()
+    found = db.execute(f"SELECT count(*) FROM run WHERE {UNSETTLED_SQL}{mine}", values).fetchone()
     return int(found[0])
 
 
-def next_due(db: sqlite3.Connection, owner: str, now: float) -> float | None:
+def next_due(db: sqlite3.Connection, *, owner: str, now: float) -> float | None:
     """Return when the next row of `owner` that is not due yet becomes due."""
-    query = f"SELECT min(due) FROM run WHERE state IN ({_UNSETTLED_SQL}) AND owner = ? AND due > ?"
+    query = f"SELECT min(due) FROM run WHERE {UNSETTLED_SQL} AND owner = ? AND due > ?"
     found: float | None = db.execute(query, (owner, now)).fetchone()[0]
     return found
 
@@ -205,6 +213,16 @@ def postpone(db: sqlite3.Connection, attempts: Iterable[str], due: float, reason
         "UPDATE run SET due = ?, tries = tries + 1, reason = ? WHERE attempt = ?",
         [(due, reason, attempt) for attempt in attempts],
     )
+
+
+def forget(db: sqlite3.Connection, *, canceled_before: float, most_canceled: int, steps_before: float) -> int:
+    """Delete memories past their time, and the oldest of too many; returns how many."""
+    oldest = db.execute(
+        f"SELECT due FROM run WHERE state = '{State.CANCELED}' ORDER BY due DESC LIMIT 1 OFFSET ?", (most_canceled,)
+    ).fetchone()
+    before = max(canceled_before, oldest[0]) if oldest else canceled_before
+    gone = db.execute(f"DELETE FROM run WHERE state = '{State.CANCELED}' AND due <= ?", (before,)).rowcount
+    return gone + db.execute("DELETE FROM step WHERE settled < ?", (steps_before,)).rowcount
 
 
 def _dump(value: Mapping[str, Any] | None) -> str | None:

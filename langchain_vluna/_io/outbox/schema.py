@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Durability", "connect"]
+from langchain_vluna._core.run import UNSETTLED, State
+
+__all__ = ["UNSETTLED_SQL", "Durability", "connect", "is_locked"]
 
 Durability = Literal["process", "power"]
+
+UNSETTLED_SQL = "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(UNSETTLED)))
+"""To be written in queries as it is: the index of due rows serves no other wording."""
 
 _MIGRATIONS: tuple[tuple[str, str], ...] = (
     (
@@ -41,7 +47,14 @@ _MIGRATIONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     ("002_step", "CREATE TABLE step (key TEXT PRIMARY KEY, settled REAL NOT NULL) WITHOUT ROWID"),
+    ("003_due", f"CREATE INDEX run_due ON run (owner, due) WHERE {UNSETTLED_SQL}"),
+    ("004_canceled", f"CREATE INDEX run_canceled ON run (due) WHERE state = '{State.CANCELED}'"),
+    ("005_step_settled", "CREATE INDEX step_settled ON step (settled)"),
 )
+
+_OPEN_WAIT = 10.0
+_SWITCH_ATTEMPTS = 500
+_SWITCH_PAUSE = 0.01
 
 
 def connect(path: str, durability: Durability, busy_timeout: float) -> sqlite3.Connection:
@@ -52,9 +65,9 @@ def connect(path: str, durability: Durability, busy_timeout: float) -> sqlite3.C
     """
     if path != ":memory:":
         _create_private(Path(path))
-    db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=_OPEN_WAIT, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(db)
         db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
         _migrate(db)
         db.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")
@@ -64,26 +77,57 @@ def connect(path: str, durability: Durability, busy_timeout: float) -> sqlite3.C
     return db
 
 
+def is_locked(error: Exception) -> bool:
+    """Whether somebody else is at the file, so that waiting helps."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
 def _create_private(path: Path) -> None:
     # SQLite gives its -wal and -shm files the mode of the main file, so the mode must be right before it opens it.
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    if path.stat().st_mode & 0o077:
-        path.chmod(0o600)
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        if file.exists() and file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    # SQLite does not wait for another process that switches a new file at the same moment.
+    for attempt in range(_SWITCH_ATTEMPTS):
+        try:
+            (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if not is_locked(error) or attempt == _SWITCH_ATTEMPTS - 1:
+                raise
+            threading.Event().wait(_SWITCH_PAUSE)
+        else:
+            if mode not in {"wal", "memory"}:
+                msg = f"this file system has no shared memory for SQLite (journal mode {mode!r})"
+                raise sqlite3.OperationalError(msg)
+            return
 
 
 def _migrate(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY) WITHOUT ROWID")
+    applied = {name for (name,) in db.execute("SELECT name FROM migration")}
+    unknown = applied - {name for name, _ in _MIGRATIONS}
+    if unknown:
+        msg = f"written by a newer version of langchain-vluna (migration {max(unknown)!r}), which must be used with it"
+        raise sqlite3.DatabaseError(msg)
     for name, statement in _MIGRATIONS:
-        if db.execute("SELECT 1 FROM migration WHERE name = ?", (name,)).fetchone():
-            continue
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            # Another process may have applied it while this one waited for the lock.
-            if not db.execute("SELECT 1 FROM migration WHERE name = ?", (name,)).fetchone():
-                db.execute(statement)
-                db.execute("INSERT INTO migration VALUES (?)", (name,))
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+        if name not in applied:
+            _apply(db, name, statement)
+
+
+def _apply(db: sqlite3.Connection, name: str, statement: str) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # Another process may have applied it while this one waited for the lock.
+        if not db.execute("SELECT 1 FROM migration WHERE name = ?", (name,)).fetchone():
+            db.execute(statement)
+            db.execute("INSERT INTO migration VALUES (?)", (name,))
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

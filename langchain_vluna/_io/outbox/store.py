@@ -7,59 +7,57 @@ Guarantees:
 - Many threads and processes share a file. What a row may still become is decided by
   one compare-and-set (`rows.advance`), and a row belongs to one living process.
 - Nothing is deleted but rows that the gate answered, and memories past their time.
+- No connection is open across a fork.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from langchain_vluna._core.exchange import Flow, Join
-from langchain_vluna._core.run import Event, State
-from langchain_vluna._io.outbox import rows
-from langchain_vluna._io.outbox.owner import Owner, is_alive, remove_marker
+from langchain_vluna._io import forks
+from langchain_vluna._io.outbox.failure import OutboxError
+from langchain_vluna._io.outbox.owner import Owner
 from langchain_vluna._io.outbox.schema import Durability, connect
 from langchain_vluna._io.outbox.writer import GroupWriter, Operation
 
-__all__ = ["Outbox", "OutboxError"]
+__all__ = ["Outbox"]
 
 T = TypeVar("T")
 
 _FAST_WAIT = 0.005
 _SLOW_WAIT = 30.0
-_KEEP_CANCELED = 24 * 3600.0
-_KEEP_STEPS = 7 * 24 * 3600.0
-
-
-class OutboxError(Exception):
-    """The outbox cannot be read or written; `busy` where waiting helps."""
-
-    def __init__(self, path: str, cause: Exception) -> None:
-        self.busy = isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
-        super().__init__(f"outbox {path!r}: {cause}; free space, mend permissions, or choose another path with outbox=")
+_FORK_WAIT = 5.0
+_CONNECTIONS = 2
 
 
 class Outbox:
     """An outbox file, or `:memory:`, as one process sees it. Opened on first use, and anew after a fork."""
 
     def __init__(
-        self, path: str, *, durability: Durability = "process", clock: Callable[[], float] = time.time
+        self,
+        path: str,
+        *,
+        durability: Durability = "process",
+        clock: Callable[[], float] = time.time,  # noqa: TID251 -- the one default
     ) -> None:
         self.path = path
         self.clock = clock
         self._durability: Durability = "process" if path == ":memory:" else durability
         self._inherited: list[object] = []
         self._reset()
+        forks.track(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._slow_lock = self._lock if self.path == ":memory:" else threading.Lock()
+        # Two connections, so that the reading of many rows never delays the writing of one.
+        self._lock, self._slow_lock = threading.Lock(), threading.Lock()
+        self._held: list[threading.Lock] = []
         self._db: sqlite3.Connection | None = None
         self._slow_db: sqlite3.Connection | None = None
         self._owner: Owner | None = None
@@ -68,11 +66,14 @@ class Outbox:
     @property
     def is_open(self) -> bool:
         """Whether this process has used it and not closed it since."""
-        return self._db is not None and self._pid == os.getpid()
+        return self._db is not None
 
     @property
     def owner_id(self) -> str:
         """This process's mark on its rows."""
+        owner = self._owner
+        if owner is not None:
+            return owner.id
         with self._fast():
             return self._own().id
 
@@ -85,70 +86,95 @@ class Outbox:
         with self._fast() as db:
             return _transaction(db, operation) if atomic else operation(db)
 
+    def query(self, operation: Operation[T]) -> T:
+        """Read, however much, out of the way of `apply`; not for event loops."""
+        with self._slow() as db:
+            return operation(db)
+
     def transact(self, operation: Operation[T]) -> T:
         """Run an operation as one transaction, waiting for other processes; not for event loops."""
         with self._slow() as db:
             return _transaction(db, operation)
 
-    def record(self, operation: Operation[T], *, atomic: bool = False) -> Flow[T]:
-        """Run an operation as durably as asked for, in a flow: at once if that is quick, else by the writer."""
+    def record(
+        self, operation: Operation[T], *, atomic: bool = False, late: Callable[[T], object] | None = None
+    ) -> Flow[T]:
+        """Run an operation as durably as asked for, in a flow: at once if that is quick, else by the writer.
+
+        A flow that is closed while the writer is at it does not stop the writer; `late` is then told the result.
+        """
         if self._durability == "process":
             try:
                 return self.apply(operation, atomic=atomic)
             except OutboxError as error:
                 if not error.busy:
                     raise
-        future = self._group_writer().submit(operation)
-        yield Join(future)
+        future = self._submit(operation)
         try:
-            return future.result()
-        except (sqlite3.Error, OSError) as error:
-            raise OutboxError(self.path, error) from error
+            yield Join(future)
+        except GeneratorExit:
+            if late is not None:
+                future.add_done_callback(lambda done: done.exception() or late(done.result()))
+            raise
+        return self._result(future)
 
-    def take_over(self) -> int:
-        """Adopt the rows of processes that are gone; returns how many. Whoever is first gets them.
+    def post(
+        self, operation: Operation[T], done: Callable[[T], object], failed: Callable[[OutboxError], object]
+    ) -> None:
+        """Run an operation without waiting for it, for callers that cannot; one of the callables is told."""
 
-        Work that never ended is settled by what its row says: charged where it
-        holds an estimate for this case, else cancelled.
-        """
-        me = self.owner_id
-        others = self.apply(lambda db: db.execute("SELECT DISTINCT owner FROM run WHERE owner <> ?", (me,)).fetchall())
-        dead = [owner for (owner,) in others if not is_alive(self.path, owner)]
-        taken = sum(self.transact(lambda db, owner=owner: _adopt(db, owner, me, self.clock())) for owner in dead)  # type: ignore[misc]
-        for owner in dead:
-            remove_marker(self.path, owner)
-        return taken
+        def told(future: Future[T]) -> None:
+            try:
+                result = self._result(future)
+            except OutboxError as error:
+                failed(error)
+            else:
+                done(result)
 
-    def forget_old(self) -> None:
-        """Delete tombstones of cancelled runs after a day and settled steps after seven."""
-        now = self.clock()
-        self.transact(
-            lambda db: (
-                db.execute("DELETE FROM run WHERE state = ? AND due < ?", (State.CANCELED, now - _KEEP_CANCELED)),
-                db.execute("DELETE FROM step WHERE settled < ?", (now - _KEEP_STEPS,)),
-            )
-        )
+        if self._durability == "process":
+            try:
+                done(self.apply(operation))
+            except OutboxError as error:
+                if not error.busy:
+                    failed(error)
+                    return
+            else:
+                return
+        self._submit(operation).add_done_callback(told)
 
     def close(self) -> None:
         """Let go of the file; rows that are left belong to the next process. Opens again on use."""
-        if self._pid != os.getpid():
-            return
-        if self._writer is not None:
-            self._writer.stop()
-            self._writer = None
+        self._stop_writer()
         if self.path == ":memory:":
             return
         with self._lock, self._slow_lock:
-            for db in (self._db, self._slow_db):
-                if db is not None:
-                    db.close()
+            self._disconnect()
             if self._owner is not None:
                 self._owner.release()
-            self._db = self._slow_db = self._owner = None
+                self._owner = None
+
+    def before_fork(self) -> None:
+        """Finish what is being written, close all connections and keep them closed until the fork is done."""
+        # The writer's callbacks use the outbox, so it is not stopped under the lock.
+        self._stop_writer()
+        self._held = [lock for lock in (self._lock, self._slow_lock) if lock.acquire(timeout=_FORK_WAIT)]
+        if len(self._held) == _CONNECTIONS:
+            self._disconnect()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Let the parent go on; in the child, begin as a process of its own."""
+        if not in_child:
+            for lock in self._held:
+                lock.release()
+            return
+        # What is left open is the parent's: to close it here could let go of its locks.
+        self._inherited += [self._db, self._owner]
+        if self._owner is not None:
+            Owner.inherited.add(self._owner.id)
+        self._reset()
 
     @contextmanager
     def _fast(self) -> Iterator[sqlite3.Connection]:
-        self._after_fork()
         with self._lock, self._mapped_errors():
             if self._db is None:
                 self._db = connect(self.path, self._durability, _FAST_WAIT)
@@ -161,7 +187,6 @@ class Outbox:
             with self._fast() as db:
                 yield db
             return
-        self._after_fork()
         with self._slow_lock, self._mapped_errors():
             if self._slow_db is None:
                 self._slow_db = connect(self.path, self._durability, _SLOW_WAIT)
@@ -172,29 +197,45 @@ class Outbox:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise OutboxError(self.path, error) from error
+            raise OutboxError.of(self.path, error) from error
 
     def _own(self) -> Owner:
         if self._owner is None:
             self._owner = Owner(self.path)
         return self._owner
 
-    def _group_writer(self) -> GroupWriter:
-        self._after_fork()
-        with self._lock:
-            if self._writer is None:
-                self._writer = GroupWriter(lambda: connect(self.path, self._durability, _SLOW_WAIT))
-            return self._writer
+    def _submit(self, operation: Operation[T]) -> Future[T]:
+        try:
+            with self._lock:
+                if self._writer is None:
+                    self._writer = GroupWriter(lambda: connect(self.path, self._durability, _SLOW_WAIT))
+                return self._writer.submit(operation)
+        except RuntimeError:
+            # No thread starts at the end of the interpreter.
+            future: Future[T] = Future()
+            try:
+                future.set_result(self.transact(operation))
+            except Exception as error:  # noqa: BLE001 -- border: it belongs to whoever waits on the future
+                future.set_exception(error)
+            return future
 
-    def _after_fork(self) -> None:
-        if self._pid == os.getpid():
-            return
-        # Closing a connection inherited by fork could delete the parent's write-ahead log: keep it, unused.
-        self._inherited += [self._db, self._slow_db, self._owner]
-        inherited = self._db
-        self._reset()
+    def _result(self, future: Future[T]) -> T:
+        with self._mapped_errors():
+            return future.result()
+
+    def _stop_writer(self) -> None:
+        with self._lock:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.stop()
+
+    def _disconnect(self) -> None:
         if self.path == ":memory:":
-            self._db = inherited
+            return
+        for db in (self._db, self._slow_db):
+            if db is not None:
+                db.close()
+        self._db = self._slow_db = None
 
 
 def _transaction(db: sqlite3.Connection, operation: Operation[T]) -> T:
@@ -207,22 +248,3 @@ def _transaction(db: sqlite3.Connection, operation: Operation[T]) -> T:
             db.execute("ROLLBACK")
         raise
     return result
-
-
-def _adopt(db: sqlite3.Connection, dead: str, me: str, now: float) -> int:
-    adopted = rows.select(db, "owner = ?", (dead,))
-    db.execute("UPDATE run SET owner = ?, taken_over = 1, due = ? WHERE owner = ?", (me, now, dead))
-    for row in adopted:
-        if row.state is State.ASKING:
-            rows.advance(db, row.attempt, Event.UNKNOWN, {"reason": "its process ended while asking the gate"})
-        elif row.state in {State.OPEN, State.UNGATED}:
-            _settle_orphan(db, row, now)
-    return len(adopted)
-
-
-def _settle_orphan(db: sqlite3.Connection, row: rows.Row, now: float) -> None:
-    why = {"reason": "its process ended before the run did"}
-    if row.usage is None:
-        rows.advance(db, row.attempt, Event.FAILED, why)
-    else:
-        rows.use(db, row.attempt, row.step, why, now)

@@ -17,6 +17,7 @@ __all__ = ["GroupWriter", "Operation"]
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
+_Job = tuple[Operation[Any], Future[Any]]
 
 _GROUP = 256
 
@@ -26,26 +27,31 @@ class GroupWriter:
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._connect = connect
-        self._queue: queue.SimpleQueue[tuple[Operation[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="vluna-outbox", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Operation[T]) -> Future[T]:
-        """Queue an operation; its future is done once the transaction is on disk, or failed."""
+        """Queue an operation; its future is done once the transaction is on disk, or failed. Never after `stop`."""
         future: Future[T] = Future()
+        # From here on nobody can cancel it: it is going to be written, whoever still waits for it.
+        future.set_running_or_notify_cancel()
         self._queue.put((operation, future))
         return future
 
     def stop(self) -> None:
         """Write what is queued, then end the thread."""
         self._queue.put(None)
-        self._thread.join()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _work(self) -> None:
         db: sqlite3.Connection | None = None
         going_on = True
         while going_on:
             group, going_on = self._next_group()
+            if not group:
+                continue
             try:
                 db = db or self._connect()
                 _apply_group(db, group)
@@ -54,8 +60,8 @@ class GroupWriter:
         if db is not None:
             db.close()
 
-    def _next_group(self) -> tuple[list[tuple[Operation[Any], Future[Any]]], bool]:
-        group: list[tuple[Operation[Any], Future[Any]]] = []
+    def _next_group(self) -> tuple[list[_Job], bool]:
+        group: list[_Job] = []
         item = self._queue.get()
         while item is not None:
             group.append(item)
@@ -65,9 +71,7 @@ class GroupWriter:
         return group, False
 
 
-def _apply_group(db: sqlite3.Connection, group: list[tuple[Operation[Any], Future[Any]]]) -> None:
-    if not group:
-        return
+def _apply_group(db: sqlite3.Connection, group: list[_Job]) -> None:
     results: list[tuple[Future[Any], Any]] = []
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -75,9 +79,11 @@ def _apply_group(db: sqlite3.Connection, group: list[tuple[Operation[Any], Futur
             db.execute("SAVEPOINT one")
             try:
                 results.append((future, operation(db)))
-            except sqlite3.Error:
-                raise
-            except Exception as error:  # noqa: BLE001 -- border: the error belongs to the caller who waits on the future
+            except Exception as error:
+                if not db.in_transaction:
+                    # SQLite gave up the whole transaction: the disk is full, or worse.
+                    raise
+                # Border: the error belongs to the caller who waits on the future.
                 db.execute("ROLLBACK TO one")
                 future.set_exception(error)
             db.execute("RELEASE one")
@@ -90,7 +96,7 @@ def _apply_group(db: sqlite3.Connection, group: list[tuple[Operation[Any], Futur
         future.set_result(result)
 
 
-def _fail(group: list[tuple[Operation[Any], Future[Any]]], error: Exception) -> None:
+def _fail(group: list[_Job], error: Exception) -> None:
     for _, future in group:
         if not future.done():
             future.set_exception(error)

@@ -12,8 +12,10 @@ Rules:
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -38,6 +40,8 @@ __all__ = ["Outcome", "Settlement", "Unsettled"]
 _LEASE_LIFE = 12 * 3600.0
 _OLD = 11 * 3600.0
 _RETRYABLE_STATUS = frozenset({401, 403, 404})
+_UNPROCESSABLE = 422
+_VOID_TRIES = 8
 
 OutcomeKind = Literal["charged", "released", "ingested", "quarantined", "lease_gone", "dead"]
 
@@ -74,11 +78,8 @@ class Settlement:
         match row.state:
             case State.COMMITTING:
                 yield from self._commit(row)
-            case State.CANCELING:
+            case State.CANCELING | State.RECANTING:
                 yield from self._cancel(row)
-            case State.RECANTING:
-                yield from self._cancel(row)
-                yield from self._again(row)
             case State.INGESTING:
                 yield from self._ingest(row)
             case State.VOIDING:
@@ -91,6 +92,7 @@ class Settlement:
         call = wire.batch_call(
             identity=batch[0].identity,
             items=[(_with_handle(row), row.key("c")) for row in batch],
+            # A batch key that was answered before would repeat that answer: each try has its own.
             idempotency_key=uuid4().hex,
         )
         try:
@@ -100,17 +102,29 @@ class Settlement:
         except VlunaError as error:
             raise Unsettled(error) from error
         committed = {o.index: o.commit for o in outcomes if o.status == "committed"}
+        clear: list[Outcome] = []
+        unclear: list[tuple[Row, Commit | None]] = []
         for index, row in enumerate(batch):
             commit = committed.get(index)
-            if commit is None or self._verdicts.must_ask(row.feature_code, commit):
-                yield from self._commit(row)
+            if commit is not None and self._is_clear(row, commit):
+                clear.append(self._charge(row, commit))
             else:
-                self._charged(row, commit)
+                unclear.append((row, commit))
+        yield from self._advance(Event.COMMITTED, *clear)
+        for row, commit in unclear:
+            # An earlier one may have taught by now what this one's silence means.
+            if commit is not None and self._is_clear(row, commit):
+                yield from self._advance(Event.COMMITTED, self._charge(row, commit))
+            else:
+                yield from self._commit(row)
 
     def wants_single(self, row: Row) -> bool:
         """Whether a batch's silence about hints is not good enough for this row."""
         aged = self.outbox.clock() - row.created > _OLD
         return row.state is not State.COMMITTING or row.taken_over or row.tries > 0 or aged
+
+    def _is_clear(self, row: Row, commit: Commit) -> bool:
+        return not self._verdicts.must_ask(row.feature_code, commit)
 
     def _commit(self, row: Row) -> Flow[None]:
         call = Call("commit", row.identity, _with_handle(row), row.key("c"))
@@ -120,42 +134,53 @@ class Settlement:
             if _lease_is_gone(error):
                 yield from self._gone(row, None)
             else:
-                self._refused(row, error)
+                yield from self._refused(row, error)
             return
         self._verdicts.learn(row.feature_code, commit)
         if _charge_was_lost_with_the_lease(commit):
             yield from self._gone(row, commit)
+        elif any(hint.type == "lease.closed_at_commit" for hint in commit.hints):
+            # Somebody else charged this lease: whether it was this usage, only a person can tell.
+            closed = GateRejected(
+                f"commit of {row.feature_code!r} for principal {row.identity.principal_id!r} was not charged:"
+                f" another commit had closed its lease [{commit.commit_id}]",
+                hints=commit.hints,
+            )
+            yield from self._dead(row, closed, commit)
         else:
-            self._charged(row, commit)
+            yield from self._advance(Event.COMMITTED, self._charge(row, commit))
 
-    def _charged(self, row: Row, commit: Commit) -> None:
+    def _charge(self, row: Row, commit: Commit) -> Outcome:
         quarantined = commit.quarantined or self._verdicts.quarantines(row.feature_code, commit)
-        self._advance(row, Event.COMMITTED, Outcome(row, "quarantined" if quarantined else "charged", commit))
+        return Outcome(row, "quarantined" if quarantined else "charged", commit)
 
     def _gone(self, row: Row, commit: Commit | None) -> Flow[None]:
-        self._advance(row, Event.LEASE_GONE, Outcome(row, "lease_gone", commit))
+        yield from self._advance(Event.LEASE_GONE, Outcome(row, "lease_gone", commit))
         yield from self._again(row)
 
     def _cancel(self, row: Row) -> Flow[None]:
         call = Call("cancel", row.identity, {"lease": row.handle}, row.key("x"))
+        event, refusal = Event.CANCELED_, None
         try:
             yield from self._client.exchange(call)
         except VlunaError as error:
             self._retry_if_it_helps(error)
-            self._advance(row, Event.REJECTED, Outcome(row, "released", error=error))
-            return
-        self._advance(row, Event.CANCELED_, Outcome(row, "released"))
+            event, refusal = Event.REJECTED, error
+        yield from self._advance(event, Outcome(row, "released", error=refusal), due=self.outbox.clock())
+        # Usage may have come before the answer.
+        yield from self._again(row)
 
     def _ingest(self, row: Row) -> Flow[None]:
-        call = Call("ingest", row.identity, row.usage or {}, row.key("i"))
+        body = {**(row.usage or {}), "occurred_at": _moment(row.created)}
+        call = Call("ingest", row.identity, body, row.key("i"))
         try:
             commit = wire.parse_commit((yield from self._client.exchange(call)))
         except VlunaError as error:
-            self._refused(row, error)
+            yield from self._refused(row, error)
             return
         # Ingest never hints: a price of 0 is the only sign that nothing was charged.
-        free = commit.amount_xusd == 0 and not self._verdicts.known_free(row.feature_code, commit)
-        self._advance(row, Event.INGESTED, Outcome(row, "quarantined" if free else "ingested", commit))
+        uncharged = self._verdicts.is_unpriced(commit) and not self._verdicts.known_free(row.feature_code, commit)
+        yield from self._advance(Event.INGESTED, Outcome(row, "quarantined" if uncharged else "ingested", commit))
 
     def _void(self, row: Row) -> Flow[None]:
         if self.outbox.clock() - row.created < _LEASE_LIFE:
@@ -165,17 +190,22 @@ class Settlement:
                 cancel = Call("cancel", row.identity, {"lease": lease.handle}, row.key("x"))
                 yield from self._client.exchange(cancel)
             except VlunaError as error:
-                self._retry_if_it_helps(error)
-        self._advance(row, Event.VOIDED, Outcome(row, "released"))
+                # A lease that is not shown any more, since its customer is denied by now, charges nobody and expires.
+                if not (isinstance(error, GateDenied) and row.tries >= _VOID_TRIES):
+                    self._retry_if_it_helps(error)
+        yield from self._advance(Event.VOIDED, Outcome(row, "released"))
 
     def _again(self, row: Row) -> Flow[None]:
         now = self.outbox.apply(lambda db: rows.read(db, row.attempt))
         if now is not None and now.state is not row.state:
             yield from self.one(now)
 
-    def _refused(self, row: Row, error: VlunaError) -> None:
+    def _refused(self, row: Row, error: VlunaError) -> Flow[None]:
         self._retry_if_it_helps(error)
-        self._advance(row, Event.REJECTED, Outcome(row, "dead", error=error), reason=str(error))
+        yield from self._dead(row, error, None)
+
+    def _dead(self, row: Row, error: VlunaError, commit: Commit | None) -> Flow[None]:
+        yield from self._advance(Event.REJECTED, Outcome(row, "dead", commit, error), reason=error.message)
 
     @staticmethod
     def _retry_if_it_helps(error: VlunaError) -> None:
@@ -188,10 +218,18 @@ class Settlement:
             # Credentials and addresses are mended by people; the charge waits for them.
             raise Unsettled(error) from error
 
-    def _advance(self, row: Row, event: Event, outcome: Outcome, **changes: Any) -> None:
-        moved = self.outbox.apply(lambda db: rows.advance(db, row.attempt, event, changes, row.state))
-        if moved.target is not None:
-            self._observe(outcome)
+    def _advance(self, event: Event, *outcomes: Outcome, **changes: Any) -> Flow[None]:
+        if not outcomes:
+            return
+
+        def moved(db: sqlite3.Connection) -> list[State | None]:
+            return [rows.advance(db, o.row.attempt, event, changes, o.row.state).target for o in outcomes]
+
+        targets = yield from self.outbox.record(moved, atomic=len(outcomes) > 1)
+        for outcome, target in zip(outcomes, targets, strict=True):
+            # A cancelled run that goes on to be charged is not over yet.
+            if target is not None and not (outcome.kind == "released" and target is State.INGESTING):
+                self._observe(outcome)
 
 
 def groups(due: Iterable[Row], wants_single: Callable[[Row], bool], size: int) -> list[list[Row]]:
@@ -210,6 +248,10 @@ def groups(due: Iterable[Row], wants_single: Callable[[Row], bool], size: int) -
     return jobs
 
 
+def _moment(created: float) -> str:
+    return datetime.fromtimestamp(created, UTC).isoformat()
+
+
 def _with_handle(row: Row) -> dict[str, Any]:
     return {"lease": row.handle, **(row.usage or {})}
 
@@ -219,10 +261,8 @@ def _lease_is_gone(error: VlunaError) -> bool:
     return (
         isinstance(error, GateRejected)
         and error.code == "RESOURCE.NOT_FOUND"
-        and error.status == 422
-        and (
-            "lease not found" in error.message or "policy window not found" in error.message
-        )
+        and error.status == _UNPROCESSABLE
+        and ("lease not found" in error.message or "policy window not found" in error.message)
     )
 
 

@@ -43,6 +43,11 @@ class Verdicts:
         question = _question(feature_code, commit)
         return question is not None and self._recall(question) is False
 
+    @staticmethod
+    def is_unpriced(commit: Commit) -> bool:
+        """Whether some line has the price 0, or none at all."""
+        return bool(_unpriced(commit)) or (not commit.lines and not commit.amount_xusd)
+
     def learn(self, feature_code: str, commit: Commit) -> None:
         """Take in an answer that carries hints."""
         question = _question(feature_code, commit)
@@ -60,5 +65,14 @@ class Verdicts:
 
 
 def _question(feature_code: str, commit: Commit) -> Question | None:
-    unpriced = frozenset(line.meter_code for line in commit.lines if not line.amount_xusd)
+    unpriced = _unpriced(commit)
     return (feature_code, unpriced) if unpriced else None
+
+
+def _unpriced(commit: Commit) -> frozenset[str]:
+    # An amount of 0 says less: a price per thousand charges it for a few units too, and carries them over.
+    return frozenset(
+        line.meter_code
+        for line in commit.lines
+        if not (line.amount_xusd if line.unit_price_xusd is None else line.unit_price_xusd)
+    )
