@@ -1,13 +1,4 @@
-"""Exit codes, and the one place where errors become messages.
-
-0  done
-1  done, and something is left to do: a check failed, rows are unsettled, nothing was found
-2  the command line or the settings are wrong
-3  the gate said no: denied or refused
-4  the gate could not be reached, or gave no usable answer
-5  a file could not be read or written: outbox, ledger, report
-130  interrupted
-"""
+"""Exit codes, and the one place where errors become messages."""
 
 from __future__ import annotations
 
@@ -31,12 +22,19 @@ __all__ = ["Commands", "Exit"]
 
 
 class Exit(IntEnum):
+    """What the shell is told; an interrupted command ends with 130."""
+
     DONE = 0
     LEFT = 1
+    """Done, and something is left to do: a check failed, rows are unsettled, nothing was found."""
     USAGE = 2
+    """The command line or the settings are wrong."""
     REFUSED = 3
+    """The gate denied or refused."""
     UNREACHABLE = 4
+    """The gate could not be reached, or gave no usable answer."""
     FILE = 5
+    """A file could not be read or written: outbox, ledger, report."""
 
 
 _CODES: tuple[tuple[type[VlunaError], Exit], ...] = (
@@ -58,9 +56,10 @@ class Commands(TyperGroup):
         except VlunaError as error:
             code = next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FILE)
             _complain(error.message, code, as_json=as_json, gate_code=error.code, status=error.status)
+            raise typer.Exit(code) from error
         except OSError as error:
             _complain(str(error), Exit.FILE, as_json=as_json)
-        raise typer.Exit(code)
+            raise typer.Exit(Exit.FILE) from error
 
 
 def _complain(message: str, code: Exit, *, as_json: bool, **details: object) -> None:

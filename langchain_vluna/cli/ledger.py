@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._io.local import AccountView, MeterView, Rating
@@ -30,11 +30,11 @@ Amount = Annotated[
     ),
 ]
 Feature = Annotated[
-    str | None, typer.Argument(metavar="[FEATURE]", help="Feature, such as openai.gpt5.", show_default=False)
+    str | None, typer.Argument(metavar="FEATURE", help="Feature, such as openai.gpt5.", show_default=False)
 ]
 Price = Annotated[
     int | None,
-    typer.Argument(parser=xusd, metavar="[PRICE]", help="Price of --meter; whole XUSD, or USD.", show_default=False),
+    typer.Argument(parser=xusd, metavar="PRICE", help="Price of --meter; whole XUSD, or USD.", show_default=False),
 ]
 InputPrice = Annotated[
     int | None, typer.Option("--input", parser=xusd, metavar="PRICE", help="Price of input tokens.", show_default=False)
@@ -109,7 +109,7 @@ def price(
 def balance(
     *,
     principal_id: Annotated[
-        str | None, typer.Argument(metavar="[PRINCIPAL]", help="The customer; all by default.", show_default=False)
+        str | None, typer.Argument(metavar="PRINCIPAL", help="The customer; all by default.", show_default=False)
     ] = None,
     user_id: User = None,
     db: Db = None,
@@ -151,7 +151,7 @@ def _named(account: AccountView) -> dict[str, object]:
     }
 
 
-def _account_table(accounts: Sequence[AccountView]) -> Table:
+def _account_table(accounts: Sequence[AccountView]) -> RenderableType:
     return table(
         ("customer*", "user*", "granted>", "spent>", "balance>", "USD>"),
         [
@@ -165,7 +165,7 @@ def _left(amount: int) -> tuple[str, str]:
     return f"{amount:,}", usd(amount)
 
 
-def _price_table(meters: Sequence[MeterView]) -> Table:
+def _price_table(meters: Sequence[MeterView]) -> RenderableType:
     return table(
         ("meter*", "XUSD>", "per>", "unit", "rounding", "features"),
         [
@@ -182,7 +182,7 @@ def _price_table(meters: Sequence[MeterView]) -> Table:
     )
 
 
-def _rating_table(found: Sequence[Rating], total: int) -> Table:
+def _rating_table(found: Sequence[Rating], total: int) -> RenderableType:
     title = None if len(found) == total else f"the last {len(found)} of {total}; --last 0 shows all"
     return table(
         ("time (UTC)*", "customer*", "feature*", "quantity>", "XUSD>", "status", "run", "meters"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from langchain_vluna._io.local import PolicyView
 from langchain_vluna.cli.opening import opened_ledger, opened_target
@@ -17,10 +17,8 @@ from langchain_vluna.cli.values import seconds
 
 __all__ = ["quota", "rate"]
 
-Feature = Annotated[
-    str | None, typer.Argument(metavar="[FEATURE]", help="Feature; all by default.", show_default=False)
-]
-Limit = Annotated[int | None, typer.Argument(metavar="[LIMIT]", min=0, help="New limit.", show_default=False)]
+Feature = Annotated[str | None, typer.Argument(metavar="FEATURE", help="Feature; all by default.", show_default=False)]
+Limit = Annotated[int | None, typer.Argument(metavar="LIMIT", min=0, help="New limit.", show_default=False)]
 Window = Annotated[
     int, typer.Option(parser=seconds, metavar="SPAN", help="Length of a window: seconds, or 90s, 15m, 1h, 7d.")
 ]
@@ -99,14 +97,14 @@ def _show(
     emit(used, lambda: _used_table(used), as_json=as_json)
 
 
-def _policy_table(policies: Sequence[PolicyView]) -> Table:
+def _policy_table(policies: Sequence[PolicyView]) -> RenderableType:
     return table(
         ("feature*", "kind", "limit>", "window (s)>"),
         [(one.feature_code, one.kind, f"{one.limit:,}", f"{one.window_sec:,}") for one in policies],
     )
 
 
-def _used_table(windows: Sequence[Mapping[str, Any]]) -> Table:
+def _used_table(windows: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table(
         ("feature*", "limit>", "used>", "window start*", "window end*", "scope"),
         [

@@ -47,12 +47,15 @@ def plain(data: Any) -> Any:
     return data
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> RenderableType:
     """Return a table; a column whose name ends with `>` is of numbers, one that ends with `*` is never cut."""
+    lines = list(rows)
+    if not lines:
+        return "nothing to show"
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     for column in columns:
         name = column.rstrip(">*")
         grid.add_column(name, justify="right" if ">" in column else "left", no_wrap="*" in column or ">" in column)
-    for row in rows:
+    for row in lines:
         grid.add_row(*("-" if cell is None else shown(cell) for cell in row))
     return grid

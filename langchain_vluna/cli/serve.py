@@ -41,7 +41,7 @@ def serve(
         typer.Option(
             "--generation",
             metavar="NAME",
-            help="Serve only tutorial, user or lease; all by default.",
+            help="Serve tutorial, user or lease only; all by default.",
             show_default=False,
         ),
     ] = None,
