@@ -364,11 +364,14 @@ def test_a_commit_keeps_unknown_apart_from_zero():
             {"meter_code": "a", "quantity_minor": "30", "amount_xusd": "105", "rating_status": "priced"},
             {"meter_code": "b", "quantity_minor": 4, "amount_xusd": "0"},
             {"meter_code": "c", "quantity_minor": "1", "amount_xusd": "0", "rating_status": "missing_price"},
+            {"meter_code": "d", "quantity_minor": "1", "amount_xusd": True},
+            {"meter_code": "e", "quantity_minor": "1", "amount_xusd": "1.5"},
         ],
     }
     commit = wire.parse_commit(reply_to(200, {"ok": True, "data": data}))
     assert ("c", 105, BUDGET, False) == (commit.commit_id, commit.amount_xusd, commit.budget_id, commit.quarantined)
-    assert (CommitLine("a", 30, 105), CommitLine("b", 4, 0), CommitLine("c", 1, None)) == commit.lines
+    assert (CommitLine("a", 30, 105), CommitLine("b", 4, 0)) == commit.lines[:2]
+    assert [None, None, None] == [line.amount_xusd for line in commit.lines[2:]]
 
 
 def test_a_quarantined_commit_is_seen():

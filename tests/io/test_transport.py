@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,97 +30,90 @@ from langchain_vluna._io.transport import HttpTransport
 
 CERTIFICATE = Path(__file__).with_name("tls") / "localhost.pem"
 OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Seen: yes\r\nContent-Length: 11\r\n\r\n{"ok":true}'
+MOVED = b"HTTP/1.1 307 Moved\r\nLocation: /ok\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
 SIGNED = {"authorization": "SVC-AUTH keyId=k", "content-type": "application/json; charset=utf-8", "x-realm-id": "r"}
 
 
 class Server:
-    """A loopback server of scripted bytes in a thread; the path of a request says what it gets."""
+    """A loopback server of scripted bytes, a thread for each connection; the path of a request says what it gets."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.connections = 0
-        self.open = 0
         self.requests: list[bytes] = []
         self.slow = threading.Event()
         """Set when a slow request has arrived."""
         self.release = threading.Event()
         """Lets slow requests be answered."""
-        self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        started: list[asyncio.Server] = []
-        ready = threading.Event()
-
-        async def start() -> None:
-            started.append(await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls))
-            ready.set()
-
-        self._loop.create_task(start())
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        ready.wait(5)
-        self._server = started[0]
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._tls = tls
+        self._closing = False
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+        self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        self.open += 1
-        try:
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-                while await self._answer(reader, writer):
-                    pass
-        finally:
-            self.open -= 1
-            writer.close()
-            self._tasks.discard(task)
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            if self._closing:
+                connection.close()
+                return
+            self.connections += 1
+            self._open.append(connection)
+            self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
+            self._threads[-1].start()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(
-            (int(x.split(b":")[1]) for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")), 0
-        )
-        self.requests.append(head + await reader.readexactly(length))
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), connection:
+            secured = self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
+            with secured, secured.makefile("rb") as reader:
+                while self._answer(reader, secured):
+                    pass
+
+    def _answer(self, reader: Any, connection: socket.socket) -> bool:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = reader.readline()
+            if not line:
+                return False
+            head += line
+        lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        self.requests.append(head + reader.read(int(lengths[0].split(b":")[1]) if lengths else 0))
         match head.split(b" ")[1]:
             case b"/drop":
                 return False
             case b"/half":
-                writer.write(OK[:-4])
-                await writer.drain()
+                connection.sendall(OK[:-4])
                 return False
             case b"/silent":
-                await asyncio.to_thread(self.release.wait, 10)
+                self.release.wait(10)
                 return False
             case b"/slow":
                 self.slow.set()
-                await asyncio.to_thread(self.release.wait, 10)
-                writer.write(OK)
+                self.release.wait(10)
+                connection.sendall(OK)
             case b"/drip":
                 for byte in OK:
-                    writer.write(bytes([byte]))
-                    await asyncio.sleep(0.05)
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
             case b"/redirect":
-                writer.write(b"HTTP/1.1 307 Moved\r\nLocation: /ok\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+                connection.sendall(MOVED)
             case _:
-                writer.write(OK)
-        await writer.drain()
+                connection.sendall(OK)
         return True
 
     def close(self) -> None:
+        self._closing = True
         self.release.set()
-
-        async def stop() -> None:
-            self._server.close()
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._loop.shutdown_default_executor()
-
-        asyncio.run_coroutine_threadsafe(stop(), self._loop).result(5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self._threads[0].join(5)
+        self._listener.close()
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join(5)
 
 
 @pytest.fixture
@@ -553,6 +547,15 @@ def test_a_certificate_of_ones_own_can_be_trusted(colour: Colour, tls_server: Se
     transport = colour.transport(tls_server.url, verify=trusting)
     assert [200, 200] == [response.status for response in colour.send(transport, post(), post())]
     assert 1 == tls_server.connections
+
+
+@colours
+@pytest.mark.parametrize("path", ["/drop", "/half"])
+def test_failures_over_tls_are_told_apart_too(colour: Colour, path: str, tls_server: Server):
+    """Closing a broken TLS connection brings no error of its own."""
+    transport = colour.transport(tls_server.url, verify=ssl.create_default_context(cafile=CERTIFICATE))
+    assert failure_of(colour, transport, post(path, timeout=0.4)).sent is True
+    assert 200 == colour.send(transport, post())[0].status
 
 
 @colours
