@@ -31,7 +31,7 @@ from enum import StrEnum
 
 from langchain_vluna._core.errors import RunStateError
 
-__all__ = ["LEASED", "UNSETTLED", "Event", "State", "step"]
+__all__ = ["UNSETTLED", "Event", "State", "step"]
 
 
 class State(StrEnum):
@@ -82,9 +82,6 @@ class Event(StrEnum):
 
 UNSETTLED = frozenset({State.COMMITTING, State.CANCELING, State.RECANTING, State.INGESTING, State.VOIDING})
 """States in which the gate owes an answer."""
-
-LEASED = frozenset({State.OPEN, State.COMMITTING, State.CANCELING, State.RECANTING})
-"""States whose row holds a lease handle."""
 
 _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.ASKING, Event.ADMITTED): State.OPEN,
