@@ -21,7 +21,7 @@ from langgraph.prebuilt import create_react_agent
 
 from langchain_vluna.testing.models import ScriptedChatModel
 
-__all__ = ["MODES", "SHAPES", "Shape", "add", "answering", "arun", "calling", "run"]
+__all__ = ["MODES", "SHAPES", "Shape", "add", "answering", "arun", "calling", "perform", "run"]
 
 MODES: Final = ("invoke", "ainvoke", "stream", "astream", "batch", "abatch", "astream_events")
 SYNC_MODES: Final = ("invoke", "stream", "batch")
@@ -140,6 +140,13 @@ SHAPES: Final = {
 }
 
 QUESTIONS: Final = ("What is 2 + 3?", "And what is the sum of two and three?", "2 + 3?")
+
+
+def perform(runnable: Any, asked: Any, colour: str, config: Any) -> Any:
+    """Invoke something in a colour, from code that is not async."""
+    if colour == "sync":
+        return runnable.invoke(asked, config)
+    return asyncio.run(runnable.ainvoke(asked, config))
 
 
 def run(shape: Shape, runnable: Any, mode: str, config: Any) -> int:

@@ -30,7 +30,7 @@ from langchain_vluna import GateDenied
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.support.billing import Till
 from tests.surfaces.conftest import MakeTill
-from tests.surfaces.shapes import SHAPES, add, calling
+from tests.surfaces.shapes import SHAPES, add, calling, perform
 
 INNER = "scripted.inner"
 FALLBACK = "scripted.fallback"
@@ -55,7 +55,7 @@ def message(text: str = "What is 2 + 3?") -> Any:
 
 def subgraph(model: ScriptedChatModel) -> tuple[Any, Any]:
     inner = SHAPES["sync_node"].build(model)
-    graph = StateGraph(dict)
+    graph: Any = StateGraph(dict)
     graph.add_node("inner", lambda _: inner.invoke({"question": "q"}))
     graph.add_edge(START, "inner")
     return graph.compile(), {"question": "q"}
@@ -159,12 +159,6 @@ def test_a_denied_model_stops_every_path(make_till: MakeTill, build: Any, colour
     assert 0 == model.calls
     assert 1 == till.asked
     till.assert_nothing_charged()
-
-
-def perform(runnable: Any, asked: Any, colour: str, config: Any) -> Any:
-    if colour == "sync":
-        return runnable.invoke(asked, config)
-    return asyncio.run(runnable.ainvoke(asked, config))
 
 
 # --- a tool is denied -----------------------------------------------------------------------------------------------

@@ -1,0 +1,293 @@
+"""Runs whose end nobody tells: cancelled, timed out, broken off, abandoned. No lease stays open.
+
+What was delivered is charged, estimated and labelled so; where nothing was, the lease is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from langchain_core.runnables import RunnableLambda
+
+from langchain_vluna.gate import orphans
+from langchain_vluna.testing.models import ScriptedChatModel
+from tests.support.billing import MODEL, Till
+from tests.surfaces.conftest import MakeTill
+from tests.surfaces.shapes import SHAPES, answering, perform
+
+PROMPT = "What is the answer?"
+
+
+@pytest.fixture(autouse=True)
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for orphans at once: the graces are about patience, not about what is right."""
+    for name, seconds in {"_LOOK_EVERY": 0.02, "_YOUNG": 0.02, "_GRACE_PARENT": 0.05, "_GRACE_TASK": 0.05}.items():
+        monkeypatch.setattr(orphans, name, seconds)
+
+
+def hanging(after: int) -> ScriptedChatModel:
+    return ScriptedChatModel(responses=[answering], hang_after=after)
+
+
+async def settled(till: Till) -> list[Any]:
+    """Wait, with the loop running, until no lease is open, and return the ratings."""
+    return await asyncio.to_thread(settled_sync, till)
+
+
+def settled_sync(till: Till) -> list[Any]:
+    pause = threading.Event()
+    for _ in range(250):
+        if not till.open_leases():
+            break
+        pause.wait(0.02)
+    assert [] == till.open_leases()
+    return till.ratings()
+
+
+def assert_cancelled(till: Till, ratings: list[Any]) -> None:
+    """The one lease was cancelled and nothing was charged."""
+    assert [] == ratings
+    assert ["canceled"] == [view.state for view in till.ledger.leases()]
+
+
+def assert_delivered_is_charged(ratings: list[Any], text: str) -> None:
+    """The one run was charged an estimated prompt, and the text that was delivered."""
+    assert ["applied"] == [rating.status for rating in ratings]
+    assert "estimated" == ratings[0].labels["usage_source"]
+    assert -(-len(text) // 4) == ratings[0].meters[f"{MODEL}.tokens.output"]
+    assert ratings[0].meters[f"{MODEL}.tokens.input"] >= len(PROMPT) // 4
+
+
+# --- cancelled before anything was delivered ------------------------------------------------------------------------
+
+
+async def until(come: Callable[[], bool]) -> None:
+    """Wait for something that happens on the loop or in threads."""
+    while not come():  # noqa: ASYNC110 -- what is waited for has no event to set
+        await asyncio.sleep(0.001)
+
+
+async def cancel_the_task(call: Awaitable[Any], model: ScriptedChatModel) -> None:
+    task = asyncio.ensure_future(call)
+    await until(lambda: model.calls > 0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def wait_for(call: Awaitable[Any], model: ScriptedChatModel) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(call, 0.05)
+
+
+async def timeout_in_a_task_that_lives_on(call: Awaitable[Any], model: ScriptedChatModel) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await call
+
+
+async def move_on(call: Awaitable[Any], model: ScriptedChatModel) -> None:
+    with anyio.move_on_after(0.05):
+        await call
+
+
+CANCELLATIONS: list[Callable[[Awaitable[Any], ScriptedChatModel], Awaitable[None]]] = [
+    cancel_the_task,
+    wait_for,
+    timeout_in_a_task_that_lives_on,
+    move_on,
+]
+ASYNC_SHAPES = ["model", "chain", "agent_executor", "async_node", "react_agent", "create_agent"]
+
+
+@pytest.mark.parametrize("cancel", CANCELLATIONS)
+@pytest.mark.parametrize("name", ASYNC_SHAPES)
+async def test_a_cancelled_call_leaves_no_lease(make_till: MakeTill, name: str, cancel: Any) -> None:
+    """A call cancelled while the provider thinks charges nothing and cancels its lease, in a task that lives on."""
+    till, shape = make_till(), SHAPES[name]
+    model = hanging(0)
+    await cancel(shape.build(model).ainvoke(shape.ask(PROMPT), till.unwitnessed()), model)
+    assert 1 == model.calls
+    assert_cancelled(till, await settled(till))
+
+
+@pytest.mark.parametrize("on_abort", ["bill_delivered", "cancel"])
+@pytest.mark.parametrize("cancel", CANCELLATIONS)
+async def test_a_cancelled_stream_is_charged_what_it_delivered(make_till: MakeTill, cancel: Any, on_abort: Any) -> None:
+    """A stream cancelled after two words is charged these words, estimated, or cancelled where the user says so."""
+    till, model = make_till(), hanging(2)
+    heard: list[str] = []
+
+    async def listen() -> None:
+        async for chunk in model.astream(PROMPT, till.unwitnessed(till.handler(on_abort=on_abort))):
+            heard.append(str(chunk.content))  # noqa: PERF401 -- what was heard counts after a cancellation
+
+    if cancel is cancel_the_task:
+        task = asyncio.ensure_future(listen())
+        await until(lambda: len(heard) == 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        await cancel(listen(), model)
+    ratings = await settled(till)
+    if on_abort == "cancel":
+        assert_cancelled(till, ratings)
+    else:
+        assert_delivered_is_charged(ratings, "".join(heard))
+
+
+# --- a consumer who stops reading -----------------------------------------------------------------------------------
+
+
+async def break_and_close(stream: Any) -> list[Any]:
+    heard = []
+    async for chunk in stream:
+        heard.append(chunk)
+        if len(heard) == 2:
+            break
+    await stream.aclose()
+    return heard
+
+
+async def break_and_forget(stream: Any) -> list[Any]:
+    heard = [await anext(stream), await anext(stream)]
+    del stream
+    gc.collect()
+    await asyncio.sleep(0.01)
+    return heard
+
+
+@pytest.mark.parametrize("leave", [break_and_close, break_and_forget])
+@pytest.mark.parametrize("name", ["model", "chain"])
+async def test_a_broken_async_stream_is_charged_what_it_delivered(till: Till, name: str, leave: Any) -> None:
+    """A consumer who breaks off after two chunks is charged what the provider had delivered."""
+    shape = SHAPES[name]
+    stream = shape.build(shape.model()).astream(shape.ask(PROMPT), till.config())
+    heard = [str(getattr(chunk, "content", chunk)) for chunk in await leave(stream)]
+    del stream
+    ratings = await settled(till)
+    assert "".join(heard) == "".join(till.witness.texts)
+    assert_delivered_is_charged(ratings, "".join(heard))
+
+
+@pytest.mark.parametrize("name", ["sync_node", "async_node", "create_agent"])
+async def test_a_broken_async_graph_stream_settles(till: Till, name: str) -> None:
+    """A graph's message stream broken off in its middle is charged what was delivered, or all if its node finished."""
+    shape = SHAPES[name]
+    model = ScriptedChatModel(responses=[answering])
+    stream = shape.build(model).astream(shape.ask(PROMPT), till.config(), stream_mode="messages")
+    async for _ in stream:
+        break
+    await stream.aclose()
+    ratings = await settled(till)
+    assert 1 == len(ratings)
+    if till.witness.finished("model"):
+        assert "reported" == ratings[0].labels["usage_source"]
+    else:
+        assert_delivered_is_charged(ratings, "".join(till.witness.texts))
+
+
+def test_a_closed_sync_stream_is_charged_what_it_delivered(till: Till) -> None:
+    """A model's stream that is closed early is charged what was delivered."""
+    stream: Any = ScriptedChatModel().stream(PROMPT, till.config())
+    heard = str(next(stream).content) + str(next(stream).content)
+    stream.close()
+    assert_delivered_is_charged(settled_sync(till), heard)
+
+
+@pytest.mark.parametrize("name", ["chain", "sync_node"])
+def test_a_drained_sync_stream_is_charged_in_full(till: Till, name: str) -> None:
+    """A chain's or graph's stream that is closed early is drained by LangChain, so it is charged what it reported."""
+    shape = SHAPES[name]
+    stream: Any = shape.build(shape.model()).stream(shape.ask(PROMPT), till.config())
+    next(stream)
+    stream.close()
+    settled_sync(till)
+    till.assert_exact()
+
+
+def test_an_abandoned_stream_is_settled_when_the_gate_closes(till: Till) -> None:
+    """A stream that is held and never read on is charged what was delivered, at the latest when the gate closes."""
+    stream = ScriptedChatModel().stream(PROMPT, till.config())
+    heard = str(next(stream).content)
+    assert [MODEL] == till.open_leases()
+    assert 0 == till.gate.close()
+    assert_delivered_is_charged(till.ratings(), heard)
+    assert [] == till.open_leases()
+    del stream
+
+
+def test_the_end_of_an_abandoned_stream_counts_after_all(make_till: MakeTill) -> None:
+    """A stream given up for dead that is read to its end is still charged once."""
+    till = make_till(options={"orphan_after": 0.05})
+    stream = ScriptedChatModel().stream(PROMPT, till.config())
+    heard = str(next(stream).content)
+    assert_delivered_is_charged(settled_sync(till), heard)
+    assert list(stream)
+    assert 1 == len(settled_sync(till))
+
+
+def test_ctrl_c_in_the_consumer_is_charged_what_was_delivered(till: Till) -> None:
+    """A KeyboardInterrupt between chunks is charged like any other walk-away."""
+    heard = ""
+
+    def listen() -> None:
+        nonlocal heard
+        for chunk in ScriptedChatModel().stream(PROMPT, till.config()):
+            heard += str(chunk.content)
+            if len(heard) > 5:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        listen()
+    assert_delivered_is_charged(settled_sync(till), heard)
+
+
+# --- a provider that fails ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("name", ["model", "chain", "sync_node", "create_agent"])
+def test_a_failing_provider_is_not_charged(make_till: MakeTill, name: str, colour: str) -> None:
+    """An error of the provider reaches the caller as it is, and cancels the lease."""
+    till, shape = make_till(), SHAPES[name]
+    runnable: Any = shape.build(ScriptedChatModel(responses=[OverflowError("too much")]))
+    with pytest.raises(OverflowError, match="too much"):
+        perform(runnable, shape.ask(PROMPT), colour, till.config())
+    assert_cancelled(till, settled_sync(till))
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_retries_after_failures_are_runs_of_their_own(till: Till, colour: str) -> None:
+    """Of three attempts, two failing, each is asked for, and only the one that answered is charged."""
+    model = ScriptedChatModel(responses=[OSError("no"), OSError("no"), "yes"])
+    runnable = model.with_retry(stop_after_attempt=3, wait_exponential_jitter=False, retry_if_exception_type=(OSError,))
+    perform(runnable, PROMPT, colour, till.config())
+    settled_sync(till)
+    till.assert_exact(asked=3)
+    assert ["canceled", "canceled"] == [view.state for view in till.ledger.leases("canceled")]
+
+
+async def test_a_failed_branch_spares_the_others(till: Till) -> None:
+    """When a parallel branch fails, those that go on behind the caller's back are charged when they end."""
+    slow = hanging(0)
+
+    async def fails(_: Any) -> None:
+        await until(lambda: slow.calls > 0)
+        msg = "branch failed"
+        raise OverflowError(msg)
+
+    chain = RunnableLambda(lambda text: text) | {"slow": slow, "quick": hanging(99), "fails": RunnableLambda(fails)}
+    with pytest.raises(OverflowError):
+        await chain.ainvoke(PROMPT, till.config())
+    slow.release()
+    await until(lambda: len(till.witness.finished("model")) == 2)
+    await settled(till)
+    till.assert_exact(asked=2)
