@@ -37,6 +37,8 @@ class AuthorizeRequest:
     budget: str | None
     lease: str | None
     """Chosen by the caller; generation `lease` only."""
+    labels: Mapping[str, str]
+    """Not inherited by the commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class IngestRequest:
 
 
 def parse_authorize(body: Mapping[str, Any], form: Form, rules: Rules) -> AuthorizeRequest:
-    """Read the body of authorize or preflight. Labels are checked and dropped: a commit does not inherit them."""
+    """Read the body of authorize or preflight."""
     feature_code = canonical_code("feature_code", body.get("feature_code"))
     family = body.get("feature_family_code")
     estimate = quantity("estimated_quantity_minor", body.get("estimated_quantity_minor"), rules)
@@ -69,9 +71,9 @@ def parse_authorize(body: Mapping[str, Any], form: Form, rules: Rules) -> Author
         budget, lease = body.get("budget_id"), None
         if budget is not None and not is_uuid(budget):
             raise Refusal.invalid("budget_id must be a uuid string")
-    labels(body.get("labels"), rules)
+    stated = labels(body.get("labels"), rules)
     family = family.strip() if isinstance(family, str) else None
-    return AuthorizeRequest(feature_code, family or None, estimate, budget, lease)
+    return AuthorizeRequest(feature_code, family or None, estimate, budget, lease, stated)
 
 
 def parse_commit(body: Mapping[str, Any], form: Form, rules: Rules) -> CommitRequest:

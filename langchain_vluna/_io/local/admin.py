@@ -14,6 +14,7 @@ from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.ledger.fields import creatable
 from langchain_vluna._core.ledger.model import LeaseState, Rating, Rounding
 from langchain_vluna._io.local.catalogue import DEFAULT_FAMILY
+from langchain_vluna._io.local.journal import Witness
 from langchain_vluna._io.local.names import new_uuid
 from langchain_vluna._io.local.registry import Registry
 from langchain_vluna._io.local.store import Store
@@ -114,7 +115,7 @@ class Admin:
         if rounding not in {"floor", "nearest", "ceil"}:
             raise ConfigurationError(f"rounding {rounding!r} is not known; use 'floor', 'nearest' or 'ceil'")
         values = (xusd, per, rounding, int(residual_mode == "prepaid"), cost_xusd)
-        with self._changing() as tables:
+        with self._changing("price", f"{meter}: {_said(xusd, per, unit)}", feature=feature) as tables:
             tables.ensure_feature(feature)
             tables.ensure_meter(meter, unit)
             tables.attach_meter(feature, meter)
@@ -125,22 +126,27 @@ class Admin:
     def grant(self, principal_id: str, xusd: int, user_id: str | None = None) -> None:
         """Give money. Without a user it is the principal's own: all its users spend it after theirs is gone."""
         _whole("xusd", xusd)
-        with self._changing() as tables:
+        with self._changing("grant", f"{xusd} XUSD", principal_id, user_id) as tables:
             tables.grant(_account(tables, principal_id, user_id), xusd)
 
-    def quota(self, feature_code: str, limit: int, window_sec: int) -> None:
-        """Allow `limit` units per window and account; windows are aligned to the Unix epoch."""
+    def withdraw(self, principal_id: str, user_id: str | None = None) -> int:
+        """Take back what is left of the grants of a principal, or of one of its users; returns how much that was."""
+        with self._changing("withdraw", "what was left", principal_id, user_id) as tables:
+            return tables.withdraw(_account(tables, principal_id, user_id))
+
+    def quota(self, feature_code: str, limit: int | None, window_sec: int) -> None:
+        """Allow `limit` units per window and account; windows are aligned to the Unix epoch. `None` lifts it."""
         self._policy(feature_code, "quota", limit, window_sec)
 
-    def rate(self, feature_code: str, limit: int, window_sec: int) -> None:
-        """Admit `limit` authorizes per window and account."""
+    def rate(self, feature_code: str, limit: int | None, window_sec: int) -> None:
+        """Admit `limit` authorizes per window and account. `None` lifts it."""
         self._policy(feature_code, "rate", limit, window_sec)
 
     def budget(self, principal_id: str, xusd: int, *, user_id: str | None = None, name: str | None = None) -> str:
         """Open a budget and return its id; `name` is its text in generation `lease`."""
         _whole("xusd", xusd)
         budget_id = new_uuid()
-        with self._changing() as tables:
+        with self._changing("budget", f"{name or budget_id}: {xusd} XUSD", principal_id, user_id) as tables:
             tables.add_budget(budget_id, _account(tables, principal_id, user_id), xusd, name)
         return budget_id
 
@@ -150,7 +156,7 @@ class Admin:
         Without a principal nobody gets one.
         """
         code = _code(feature_code)
-        with self._changing() as tables:
+        with self._changing("entitle", "needs an entitlement", principal_id, user_id, feature=code) as tables:
             tables.ensure_feature(code)
             tables.set_feature(code, entitlement_required=True)
             if principal_id is not None:
@@ -166,14 +172,20 @@ class Admin:
     ) -> None:
         """Register a feature, or change what is given of it."""
         code = _code(feature_code)
-        with self._changing() as tables:
+        with self._changing("feature", "registered or changed", feature=code) as tables:
             tables.ensure_feature(code, DEFAULT_FAMILY if family is None else family)
             tables.set_feature(code, family=family, active=active, entitlement_required=entitlement_required)
 
     def family(self, family_code: str, *, entitlement_required: bool) -> None:
         """Decide for all features of a family that do not say otherwise themselves."""
-        with self._changing() as tables:
-            tables.set_family(_code(family_code), entitlement_required=entitlement_required)
+        code = _code(family_code)
+        with self._changing("family", f"{code}: entitlement {'needed' if entitlement_required else 'free'}") as tables:
+            tables.set_family(code, entitlement_required=entitlement_required)
+
+    def expire_leases(self, lease_id: str | None = None) -> int:
+        """Let one lease, or every open one, be past its life and its grace now; returns how many that were."""
+        with self._changing("expire", lease_id or "all open leases") as tables:
+            return tables.expire_leases(lease_id, 0)
 
     def balance(self, principal_id: str, user_id: str | None = None) -> int:
         """Return what authorize would see, in XUSD: the user's own grants and those of its principal."""
@@ -219,20 +231,34 @@ class Admin:
         with self._store.reading() as connection:
             return Registry(connection).used(_code(feature_code), principal_id, user_id, self._now_ms())
 
-    def _policy(self, feature_code: str, kind: str, limit: int, window_sec: int) -> None:
+    def _policy(self, feature_code: str, kind: str, limit: int | None, window_sec: int) -> None:
         code = _code(feature_code)
-        _whole("limit", limit)
         _whole("window_sec", window_sec, least=1)
-        with self._changing() as tables:
+        if limit is None:
+            with self._changing(kind, f"lifted for {window_sec} s", feature=code) as tables:
+                tables.drop_policy(code, kind, window_sec)
+            return
+        _whole("limit", limit)
+        with self._changing(kind, f"{limit} in {window_sec} s", feature=code) as tables:
             tables.ensure_feature(code)
             tables.set_policy(code, kind, limit, window_sec)
 
     @contextmanager
-    def _changing(self) -> Iterator[Registry]:
+    def _changing(
+        self,
+        verb: str,
+        what: str,
+        principal_id: str | None = None,
+        user_id: str | None = None,
+        *,
+        feature: str | None = None,
+    ) -> Iterator[Registry]:
+        witness = Witness(self._now_ms(), verb, principal_id or "", user_id or "")
         with self._store.transaction(wait=_WAIT) as connection:
             tables = Registry(connection)
             tables.raise_revision()
             yield tables
+            witness.saw(tables, "changed", feature=feature, message=what)
 
 
 def _account(tables: Registry, principal_id: str, user_id: str | None) -> int:
@@ -240,6 +266,10 @@ def _account(tables: Registry, principal_id: str, user_id: str | None) -> int:
         if value == "":
             raise ConfigurationError(f"{name} must not be empty")
     return tables.account(principal_id, user_id).account_id
+
+
+def _said(xusd: int | None, per: int, unit: str) -> str:
+    return "no price" if xusd is None else f"{xusd} XUSD per {per} {unit}"
 
 
 def _code(code: str) -> str:

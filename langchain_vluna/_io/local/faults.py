@@ -17,7 +17,7 @@ from langchain_vluna._io.local.routing import response
 
 __all__ = ["Fault", "FaultKind", "Faults", "Step"]
 
-FaultKind = Literal["drop_answer", "status_500", "status_429", "reset", "delay"]
+FaultKind = Literal["drop_answer", "status_500", "status_429", "status_402", "reset", "delay"]
 
 
 class Fault:
@@ -66,6 +66,10 @@ class Step:
                 hint = {"type": "rate.limit", "seconds": math.ceil(fault.seconds), "remaining": 0}
                 refusal = Refusal(429, "LIMIT.RATE_EXCEEDED", "rate limit exceeded", (hint,))
                 return cls(canned=response(429, failure(refusal)))
+            case "status_402":
+                hint = {"type": "funding.xusd_shortfall", "shortfall_xusd": 1}
+                refusal = Refusal(402, "SERVER.CONFIG", "grant balance exhausted", (hint,))
+                return cls(canned=response(402, failure(refusal)))
             case "delay":
                 late = f"no answer within {request.timeout} s (a fault on demand)"
                 return cls(min(fault.seconds, request.timeout), lost=late if fault.seconds > request.timeout else None)
@@ -100,6 +104,14 @@ class Faults:
                 if fault.remaining <= 0:
                     self._armed.remove(fault)
             return fault
+
+    def armed(self) -> list[Fault]:
+        with self._lock:
+            return list(self._armed)
+
+    def disarm_all(self) -> None:
+        with self._lock:
+            self._armed.clear()
 
     def _disarm(self, fault: Fault) -> None:
         with self._lock:

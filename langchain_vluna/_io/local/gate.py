@@ -31,9 +31,11 @@ from langchain_vluna._core.types import HttpRequest, HttpResponse, Verb
 from langchain_vluna._io.local.admin import Admin
 from langchain_vluna._io.local.auth import Generation, Verifier
 from langchain_vluna._io.local.faults import Fault, FaultKind, Faults, Step
+from langchain_vluna._io.local.journal import Journal
 from langchain_vluna._io.local.registry import Registry
 from langchain_vluna._io.local.routing import PREFIX, Router, verb_of
 from langchain_vluna._io.local.store import Busy, Store
+from langchain_vluna._io.local.views import Views
 
 __all__ = ["LocalGate"]
 
@@ -99,7 +101,11 @@ class LocalGate(Admin):
         self._requests: Counter[str] = Counter(dict.fromkeys(_VERBS, 0))
         store = Store(self.path, now_ms=self._now)
         super().__init__(store, now_ms=self._now)
-        self._router = Router(store, verifier=verifier, generation=generation, rules=rules, now_ms=self._now)
+        self._journal = Journal(store, rules=rules, now_ms=self._now)
+        self._router = Router(
+            store, self._journal, verifier=verifier, generation=generation, rules=rules, now_ms=self._now
+        )
+        self.views = Views(store, now_ms=self._now)
 
     # --- Transport
 
@@ -145,8 +151,8 @@ class LocalGate(Admin):
 
         Args:
             kind: `drop_answer`: the request is carried out and its answer lost. `reset`: the connection breaks before
-                it is carried out. `status_500`, `status_429`: refused with that status. `delay`: answered late, or,
-                when that exceeds the request's timeout, carried out and not answered in time.
+                it is carried out. `status_500`, `status_429`, `status_402`: refused with that status. `delay`: answered
+                late, or, when that exceeds the request's timeout, carried out and not answered in time.
             on: The verb, `"*"` for any.
             times: How many calls it hits.
             seconds: Length of a `delay` (0.1), or the wait that a `status_429` advises (1).
@@ -158,8 +164,18 @@ class LocalGate(Admin):
         default = _DELAY if kind == "delay" else _ADVICE
         return self._faults.arm(kind, on=on, times=times, seconds=default if seconds is None else seconds)
 
+    @property
+    def faults(self) -> list[Fault]:
+        """The faults that are armed, first armed first."""
+        return self._faults.armed()
+
+    def mend(self) -> None:
+        """Disarm all faults."""
+        self._changes += 1
+        self._faults.disarm_all()
+
     def advance(self, seconds: float) -> None:
-        """Put the clock forward."""
+        """Put the clock forward, or back."""
         self._ahead += seconds
         self._changes += 1
 
@@ -177,7 +193,10 @@ class LocalGate(Admin):
         with self._counting:
             self._requests[verb] += 1
         fault = self._faults.take(verb)
-        return Step() if fault is None else Step.of(fault, request)
+        if fault is None:
+            return Step()
+        self._journal.fault(request, verb, fault.kind)
+        return Step.of(fault, request)
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         try:

@@ -78,10 +78,22 @@ class Registry(Tables):
             (feature, kind, allowed, window_sec),
         )
 
+    def drop_policy(self, feature: str, kind: str, window_sec: int) -> None:
+        """Forget a policy and what was used of it, or its successor would inherit that with its number."""
+        chosen = "SELECT id FROM policies WHERE feature = ? AND kind = ? AND window_sec = ?"
+        self._run(f"DELETE FROM windows WHERE policy IN ({chosen})", (feature, kind, window_sec))
+        self._run(f"DELETE FROM policies WHERE id IN ({chosen})", (feature, kind, window_sec))
+
     # --- money
 
     def grant(self, account_id: int, xusd: int) -> None:
         self._run("UPDATE accounts SET granted = granted + ? WHERE id = ?", (xusd, account_id))
+
+    def withdraw(self, account_id: int) -> int:
+        """Take back what is left of the grants; returns how much that was."""
+        (left,) = self._run("SELECT granted - consumed FROM accounts WHERE id = ?", (account_id,)).fetchone()
+        self._run("UPDATE accounts SET granted = consumed WHERE id = ?", (account_id,))
+        return int(left)
 
     def add_budget(self, budget_id: str, account_id: int, allowed: int, name: str | None) -> None:
         self._run(
@@ -95,6 +107,14 @@ class Registry(Tables):
             (principal, user or ""),
         ).fetchone()
         return int(value)
+
+    def expire_leases(self, lease_id: str | None, expires_ms: int) -> int:
+        """Let active leases without a commit end then, if that is sooner; returns how many."""
+        return self._run(
+            """UPDATE leases SET expires_ms = ?1
+            WHERE state = 'active' AND commits = 0 AND expires_ms > ?1 AND (?2 IS NULL OR id = ?2)""",
+            (expires_ms, lease_id),
+        ).rowcount
 
     # --- everything there is
 

@@ -17,6 +17,7 @@ from langchain_vluna._core.ledger.answers import canonical_json, failure, succes
 from langchain_vluna._core.ledger.model import Form, Refusal, Rules, iso
 from langchain_vluna._core.types import HttpRequest, HttpResponse, Verb
 from langchain_vluna._io.local.auth import Caller, Generation, UnknownRealm, Verifier, normal_headers
+from langchain_vluna._io.local.journal import Journal, Witness
 from langchain_vluna._io.local.settling import Settling
 from langchain_vluna._io.local.store import Store
 from langchain_vluna._io.local.tables import Tables
@@ -74,6 +75,7 @@ class Router:
     def __init__(
         self,
         store: Store,
+        journal: Journal,
         *,
         verifier: Verifier,
         generation: Generation | None,
@@ -81,6 +83,7 @@ class Router:
         now_ms: Callable[[], int],
     ) -> None:
         self._store = store
+        self._journal = journal
         self._verifier = verifier
         self._generation: Generation | None = generation
         self._rules = rules
@@ -91,6 +94,8 @@ class Router:
         try:
             return self._answer(request, verb, wait)
         except Refusal as refusal:
+            if request.target.startswith(PREFIX):
+                self._journal.refused(request, verb, refusal)
             return response(refusal.status, failure(refusal, *self._details(refusal, verb)))
 
     def _answer(self, request: HttpRequest, verb: str | None, wait: float) -> HttpResponse:
@@ -121,7 +126,8 @@ class Router:
         with self._store.transaction(wait=wait) as connection:
             tables = Tables(connection)
             account = tables.account(caller.principal_id, caller.user_id)
-            verbs = Settling(tables, account=account, form=call.form, now_ms=now_ms, rules=self._rules)
+            witness = Witness(now_ms, call.verb, caller.principal_id, caller.user_id or "", call.key)
+            verbs = Settling(tables, witness, account=account, form=call.form, now_ms=now_ms, rules=self._rules)
             return _dispatch(verbs, call)
 
     def _meet(self, caller: Caller, wait: float) -> None:

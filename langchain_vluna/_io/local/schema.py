@@ -72,4 +72,15 @@ _FIRST: Final = (
     "CREATE INDEX old_answers ON answers (created_ms)",
 )
 
-MIGRATIONS: Final = (_FIRST,)
+_JOURNAL: Final = (
+    # `principal` and `user` as text: a refused request leaves no account. `rating` is the row of `ratings` that has
+    # what a commit was about, `detail` JSON with what no column has; `run`, `root`, `thread` are labels to search by.
+    """CREATE TABLE journal (
+        seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, verb TEXT NOT NULL,
+        principal TEXT NOT NULL, user TEXT NOT NULL, feature TEXT, lease TEXT, rating INTEGER, status INTEGER NOT NULL,
+        code TEXT NOT NULL, message TEXT NOT NULL, key TEXT NOT NULL, run TEXT, root TEXT, thread TEXT,
+        detail TEXT NOT NULL
+    )""",
+)
+
+MIGRATIONS: Final = (_FIRST, _JOURNAL)

@@ -13,6 +13,7 @@ from langchain_vluna._core.ledger import bodies, settlement
 from langchain_vluna._core.ledger.answers import commit_data
 from langchain_vluna._core.ledger.model import DAY_MS, Budget, HeldLease, MeterLine, Quota, Refusal
 from langchain_vluna._core.ledger.settlement import MeterPlan, Settlement
+from langchain_vluna._io.local.journal import stated
 from langchain_vluna._io.local.names import new_uuid
 from langchain_vluna._io.local.tables import StoredRating
 from langchain_vluna._io.local.verbs import CACHED, STORED, Answer, Body, Verbs
@@ -30,7 +31,7 @@ class Settling(Verbs):
         if cached is not None:
             if cached.body != fingerprint:
                 raise Refusal.conflict(CACHED)
-            return self._again(cached)
+            return self._replay(cached)
         return self._commit(body, key, fingerprint, earlier)
 
     def batch(self, body: Body, key: str, fingerprint: str) -> Answer:
@@ -41,6 +42,7 @@ class Settling(Verbs):
         if earlier is not None:
             if earlier.body != fingerprint:
                 raise Refusal.conflict(CACHED)
+            self._witness.saw(self._tables, "replayed")
             return Answer(earlier.data)
         items = body.get("items")
         results = self._items(items if isinstance(items, list) else [])
@@ -54,7 +56,7 @@ class Settling(Verbs):
         if found:
             if found[0].body != fingerprint:
                 raise Refusal.conflict(CACHED if self._is_cached(found[0].created_ms) else STORED)
-            return self._again(found[0])
+            return self._replay(found[0])
         request = bodies.parse_ingest(body, self._form, self._rules)
         feature = self._feature(request.feature_code)
         plan = self._plan(feature.code, request.meters)
@@ -81,7 +83,7 @@ class Settling(Verbs):
         if again is not None:
             if not _same_usage(again, request):
                 raise Refusal.conflict(STORED)
-            return self._again(again)
+            return self._replay(again, key=key)
         lease = settlement.check_lease(lease, request, self._now_ms, self._rules)
         plan = self._plan(feature.code, request.meters)
         # The window of the lease counts, not that of now: a run that ends after midnight belongs to the old day.
@@ -167,6 +169,7 @@ class Settling(Verbs):
                     # What earlier items wrote is gone; that they read `committed` all the same is the server's flaw.
                     poisoned = True
                     self._tables.undo_to_mark()
+                self._witness.saw_refusal(self._tables, refusal, stated(item, self._rules))
             else:
                 results.append({"index": index, "status": "committed", "commit": answer.data})
         return results
@@ -181,6 +184,11 @@ class Settling(Verbs):
             return self._commit(usage, key, None, earlier)
 
     # --- answers
+
+    def _replay(self, stored: StoredRating, key: str | None = None) -> Answer:
+        lease = stored.scope or None
+        self._witness.saw(self._tables, "replayed", feature=stored.feature_code, lease=lease, key=key)
+        return self._again(stored)
 
     def _again(self, stored: StoredRating) -> Answer:
         return Answer(self._data(stored.commit_id, stored), stored.hints)
@@ -210,7 +218,15 @@ class Settling(Verbs):
             budget_id=budget_id,
             created_ms=self._now_ms,
         )
-        self._tables.add_rating(rating, self._account, key)
+        self._witness.saw(
+            self._tables,
+            "quarantined" if not rating.applied else "committed" if scope else "ingested",
+            feature=rating.feature_code,
+            lease=scope or None,
+            rating=self._tables.add_rating(rating, self._account, key),
+            key=key,
+            labels=rating.labels,
+        )
         return self._again(rating)
 
     def _data(self, commit_id: str, rating: StoredRating) -> dict[str, Any]:

@@ -94,6 +94,23 @@ class Store:
         with self._lock:
             yield self._ready()
 
+    @contextmanager
+    def looking(self) -> Iterator[sqlite3.Connection]:
+        """Read for as long as it takes, in nobody's way: a file is opened once more for it."""
+        if self.in_memory:
+            with self.reading() as connection:
+                yield connection
+            return
+        with self._lock:
+            self._ready()
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {_OPEN_BUSY_MS}")
+            connection.execute("PRAGMA query_only = 1")
+            yield connection
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Close a file; what is in memory stays, because it would be lost."""
         if self.in_memory:

@@ -6,13 +6,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from langchain_vluna._core.ledger.answers import canonical_json, parse_lines, stored_lines
 from langchain_vluna._core.ledger.model import HeldLease, Line
 from langchain_vluna._io.local.catalogue import Account, Catalogue
 
 __all__ = ["NewLease", "StoredAnswer", "StoredLease", "StoredRating", "Tables"]
+
+_KEPT: Final = 100_000
+"""Entries of the journal."""
+_SWEEP: Final = 1000
 
 _LEASE = """SELECT id, coalesce(chosen, 'lease.' || id || '.' || tail), feature, family, state, created_ms, expires_ms,
     start_ms, window_sec, budget"""
@@ -125,8 +129,9 @@ class Tables(Catalogue):
         )
         return [_stored_rating(*row) for row in rows]
 
-    def add_rating(self, rating: StoredRating, account: Account, key: str) -> None:
-        self._run(
+    def add_rating(self, rating: StoredRating, account: Account, key: str) -> int:
+        """Return its row."""
+        added = self._run(
             """INSERT INTO ratings (id, account, scope, key, body, feature, quantity, amount, cost, applied, labels,
             lines, hints, budget, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
             (
@@ -136,6 +141,15 @@ class Tables(Catalogue):
                 *(rating.budget_id, rating.created_ms),
             ),
         )
+        return added.lastrowid or 0
+
+    def add_entry(self, columns: tuple[Any, ...]) -> None:
+        """Add to the journal, in the order of its columns; the oldest entries make room now and then."""
+        added = self._run(
+            "INSERT INTO journal VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", columns
+        ).lastrowid
+        if added is not None and added % _SWEEP == 0:
+            self._run("DELETE FROM journal WHERE seq <= ?", (added - _KEPT,))
 
     def answer(self, verb: str, key: str, account: Account, *, since_ms: int, any_account: bool) -> StoredAnswer | None:
         row = self._run(

@@ -29,8 +29,9 @@ from langchain_vluna._core.ledger.model import (
     window_start,
 )
 from langchain_vluna._io.local.catalogue import DEFAULT_FAMILY, Account
+from langchain_vluna._io.local.journal import Witness
 from langchain_vluna._io.local.names import new_tail, new_uuid
-from langchain_vluna._io.local.tables import NewLease, Tables
+from langchain_vluna._io.local.tables import NewLease, StoredLease, Tables
 
 __all__ = ["Answer", "Verbs"]
 
@@ -50,8 +51,11 @@ class Answer:
 class Verbs:
     """One request's view of the ledger: its transaction, its moment, its account, its way to name things."""
 
-    def __init__(self, tables: Tables, *, account: Account, form: Form, now_ms: int, rules: Rules) -> None:
+    def __init__(
+        self, tables: Tables, witness: Witness, *, account: Account, form: Form, now_ms: int, rules: Rules
+    ) -> None:
         self._tables = tables
+        self._witness = witness
         self._account = account
         self._form = form
         self._now_ms = now_ms
@@ -61,19 +65,28 @@ class Verbs:
         earlier = self._tables.lease_by_key(key, self._account, any_account=self._rules.server_flaws)
         if earlier is not None and self._is_cached(earlier.lease.created_ms):
             _same(earlier.body, fingerprint, CACHED)
-            return Answer(lease_data(earlier.lease, self._form), earlier.hints)
+            return self._lease_again(earlier)
         request = bodies.parse_authorize(body, self._form, self._rules)
         feature = self._feature(request.feature_code, request.family)
         meters = self._tables.meters_of(feature.code)
         admission.check_funding(self._account.available, meters)
         if earlier is not None:
             _same(earlier.body, fingerprint, STORED)
-            return Answer(lease_data(earlier.lease, self._form), earlier.hints)
+            return self._lease_again(earlier)
         quotas, rates, budget, hints = self._check_limits(request, feature, meters)
         for rate in rates:
             self._tables.count(rate, self._account, self._now_ms, rate.used + 1)
         new = self._new_lease(request, feature, quotas, budget)
         self._tables.add_lease(new, self._account, key=key, body=fingerprint, hints=hints)
+        self._witness.saw(
+            self._tables,
+            "authorized",
+            feature=feature.code,
+            lease=new.lease.lease_id,
+            labels=request.labels,
+            hints=hints,
+            estimate=request.estimate or None,
+        )
         return Answer(lease_data(new.lease, self._form), hints)
 
     def preflight(self, body: Body) -> Answer:
@@ -88,6 +101,14 @@ class Verbs:
         quotas, _, budget, hints = self._check_limits(request, feature, meters)
         window = _first_window(quotas)
         start = window_start(self._now_ms, window)
+        self._witness.saw(
+            self._tables,
+            "checked",
+            feature=feature.code,
+            labels=request.labels,
+            hints=hints,
+            estimate=request.estimate or None,
+        )
         data: dict[str, Any] = {"as_of": iso(self._now_ms)}
         if budget is not None:
             data["budget_id"] = budget.budget_id
@@ -100,6 +121,7 @@ class Verbs:
         )
         if earlier is not None:
             _same(earlier.body, fingerprint, CACHED)
+            self._witness.saw(self._tables, "replayed")
             return Answer(earlier.data)
         lease_id = bodies.parse_cancel(body, self._rules)
         lease = self._lease_of_token(lease_id)
@@ -109,6 +131,9 @@ class Verbs:
         if cancelled:
             self._tables.cancel_lease(lease.lease_id)
         data = cancel_data(cancelled=cancelled, now_ms=self._now_ms)
+        self._witness.saw(
+            self._tables, "canceled" if cancelled else "too_late", feature=lease.feature_code, lease=lease.lease_id
+        )
         self._keep_answer("cancel", key, fingerprint, data)
         return Answer(data)
 
@@ -127,6 +152,10 @@ class Verbs:
 
     def _is_cached(self, since_ms: int) -> bool:
         return self._now_ms - since_ms < DAY_MS
+
+    def _lease_again(self, stored: StoredLease) -> Answer:
+        self._witness.saw(self._tables, "replayed", feature=stored.lease.feature_code, lease=stored.lease.lease_id)
+        return Answer(lease_data(stored.lease, self._form), stored.hints)
 
     def _keep_answer(self, verb: str, key: str, fingerprint: str, data: object) -> None:
         self._tables.keep_answer(
