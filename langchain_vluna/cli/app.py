@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from langchain_vluna.cli.doctor import doctor
 from langchain_vluna.cli.exits import Commands
 from langchain_vluna.cli.ledger import balance, grant, price, ratings
 from langchain_vluna.cli.limits import quota, rate
+from langchain_vluna.cli.report import report
 from langchain_vluna.cli.serve import serve
 
 __all__ = ["app"]
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, grant, price, quota, rate, balance, ratings):
+for command in (doctor, serve, grant, price, quota, rate, balance, ratings, report):
     app.command(command.__name__)(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,16 +59,17 @@ class Target:
     wire: Wire | WireState
     outbox: str
     """Path of the outbox of programs that use this gate."""
+    timeout: float = 10.0
 
-    def client(self, timeout: float = 10.0, retry: RetryPolicy | None = None) -> Client:
-        return Client(self.transport, self.settings, wire=self.wire, timeout=timeout, retry=retry)
+    def client(self, retry: RetryPolicy | None = None) -> Client:
+        return Client(self.transport, self.settings, wire=self.wire, timeout=self.timeout, retry=retry)
 
     def gate(self, outbox: Path | None = None) -> Gate:
         """Wire a gate that settles what is in its outbox."""
         named = str(outbox) if outbox is not None else self.outbox
         if isinstance(self.transport, LocalGate):
             return Gate(self.transport, outbox=named)
-        return Gate(self.settings, outbox=named, wire=_wire())
+        return Gate(self.settings, outbox=named, wire=_wire(), timeout=self.timeout)
 
 
 @contextmanager
@@ -87,7 +89,7 @@ def opened_target(db: Path | None) -> Iterator[Target]:
     transport = HttpTransport(settings.base_url)
     outbox = os.environ.get("VLUNA_OUTBOX") or str(outbox_path(settings, settings))
     try:
-        yield Target(transport, settings, _wire(), outbox)
+        yield Target(transport, settings, _wire(), outbox, _timeout())
     finally:
         transport.close()
 
@@ -106,6 +108,18 @@ def opened_outbox(db: Path | None, path: Path | None) -> Iterator[Outbox | None]
         yield outbox
     finally:
         outbox.close()
+
+
+def _timeout() -> float:
+    text = os.environ.get("VLUNA_TIMEOUT") or "10"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        msg = f"VLUNA_TIMEOUT={text!r} is no positive number; give seconds, such as 10, or unset it"
+        raise ConfigurationError(msg)
+    return seconds
 
 
 def _wire() -> Wire:
