@@ -10,13 +10,11 @@ from langchain_vluna.cli.doctor import doctor
 from langchain_vluna.cli.exits import Commands
 from langchain_vluna.cli.ledger import balance, grant, price, ratings
 from langchain_vluna.cli.limits import quota, rate
+from langchain_vluna.cli.outbox import outbox
 from langchain_vluna.cli.report import report
 from langchain_vluna.cli.serve import serve
 
 __all__ = ["app"]
-
-_LOCAL = "Embedded gate"
-_ANY = "Any gate"
 
 app = typer.Typer(
     cls=Commands,
@@ -28,6 +26,7 @@ app = typer.Typer(
 )
 for command in (doctor, serve, grant, price, quota, rate, balance, ratings, report):
     app.command(command.__name__)(command)
+app.add_typer(outbox, name="outbox")
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 -- as typer calls it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -20,7 +20,8 @@ from langchain_vluna._io.client import Client
 from langchain_vluna._io.local import LocalGate
 from langchain_vluna._io.outbox import Outbox
 from langchain_vluna._io.transport import HttpTransport
-from langchain_vluna.gate.wiring import Gate, outbox_path
+from langchain_vluna.gate import Alarm, Gate
+from langchain_vluna.gate.wiring import outbox_path
 
 __all__ = ["DEFAULT_DB", "Target", "is_loopback", "opened_ledger", "opened_outbox", "opened_target"]
 
@@ -64,12 +65,11 @@ class Target:
     def client(self, retry: RetryPolicy | None = None) -> Client:
         return Client(self.transport, self.settings, wire=self.wire, timeout=self.timeout, retry=retry)
 
-    def gate(self, outbox: Path | None = None) -> Gate:
-        """Wire a gate that settles what is in its outbox."""
-        named = str(outbox) if outbox is not None else self.outbox
+    def gate(self, outbox: Path, on_alarm: Callable[[Alarm], object]) -> Gate:
+        """Wire a gate that settles what is in an outbox."""
         if isinstance(self.transport, LocalGate):
-            return Gate(self.transport, outbox=named)
-        return Gate(self.settings, outbox=named, wire=_wire(), timeout=self.timeout)
+            return Gate(self.transport, outbox=outbox, on_alarm=on_alarm)
+        return Gate(self.settings, outbox=outbox, wire=_wire(), timeout=self.timeout, on_alarm=on_alarm)
 
 
 @contextmanager
