@@ -135,5 +135,5 @@ def _labels(info: RunInfo, own: Mapping[str, Any], thread: object) -> dict[str, 
 def _step(started: Started, spec: RunSpec, tree: RunTree) -> str:
     metadata = started.metadata
     place = started.namespace or metadata.get("checkpoint_ns") or ""
-    ordinal = started.tool_call_id or tree.ordinal(started.parent_run_id)
-    return "\n".join((spec.identity.principal_id, str(spec.thread_id), str(place), spec.feature_code, str(ordinal)))
+    which = started.tool_call_id or tree.step(started.run_id, started.parent_run_id)
+    return "\n".join((spec.identity.principal_id, str(spec.thread_id), str(place), spec.feature_code, which))

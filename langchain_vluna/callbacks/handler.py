@@ -15,6 +15,7 @@ from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 
+from langchain_vluna._core.errors import VlunaError
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna.callbacks.colour import TwoColoured
 from langchain_vluna.callbacks.describe import Started, model_run, tool_run
@@ -183,6 +184,8 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         if run is not None:
             # Errors of a provider are `Exception`s; a consumer leaves by GeneratorExit, CancelledError or Ctrl-C.
             left = not isinstance(error, Exception)
+            if not left:
+                self._engine.tree.failed(run_id)
             yield from self._end(run, run.meter.partial() if left else None, type(error).__name__)
 
     @TwoColoured
@@ -206,6 +209,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Cancel what failed, was cancelled or interrupted."""
         self._leave(run_id)
+        self._engine.tree.failed(run_id)
         run = self._engine.book.find(run_id)
         if run is not None:
             yield from self._end(run, None, type(error).__name__)
@@ -243,14 +247,20 @@ class VlunaCallbackHandler(BaseCallbackHandler):
 
     def _start_tool(self, loop: Loop, started: Started, *, kind: RunKind, name: str, inputs: object) -> Flow[None]:
         meter = tool_run(started, self._options, self._engine.tree, kind=kind, name=name, inputs=inputs)
-        self._engine.tree.begin(started.run_id, started.parent_run_id, started.namespace)
+        self._engine.tree.begin(
+            started.run_id, started.parent_run_id, started.namespace, tool_call_id=started.tool_call_id
+        )
         if meter is not None:
             yield from self._start(meter, loop)
 
     def _start(self, meter: ModelMeter | ToolMeter, loop: Loop) -> Flow[None]:
         wants_fallback = self._engine.policy.on_orphan == "bill_estimate" and isinstance(meter, ModelMeter)
         fallback = meter.fallback() if wants_fallback else None  # type: ignore[union-attr]
-        yield from self._engine.start(meter.spec, caller=find_caller(), meter=meter, fallback=fallback, loop=loop)
+        try:
+            yield from self._engine.start(meter.spec, caller=find_caller(), meter=meter, fallback=fallback, loop=loop)
+        except VlunaError:
+            self._engine.tree.failed(meter.spec.run_id)
+            raise
 
     def _end(self, run: OpenRun, used: UsageBody | None, otherwise: str) -> Flow[None]:
         if used is None:
