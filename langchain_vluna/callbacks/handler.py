@@ -165,7 +165,21 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         """Count what a stream delivers."""
         meter = self._open(run_id)
         if meter is not None:
-            meter.add(token, chunk)  # type: ignore[attr-defined]
+            try:
+                meter.add(token, chunk)  # type: ignore[attr-defined]
+            except Exception:
+                # Border: the end of the run still tells its usage; a token that cannot be read must not break it.
+                logger.debug("a streamed token could not be counted", exc_info=True)
+
+    def on_stream_event(self, event: Any, *, run_id: Any, **_: Any) -> None:
+        """Count what an event stream delivers."""
+        meter = self._open(run_id)
+        if meter is not None:
+            try:
+                meter.add_event(event)  # type: ignore[attr-defined]
+            except Exception:
+                # Border: as for tokens.
+                logger.debug("a stream event could not be counted", exc_info=True)
 
     @TwoColoured
     @_never_raises

@@ -13,6 +13,7 @@ from langchain_core.outputs import LLMResult
 from langchain_vluna import naming, usage
 from langchain_vluna._core import wire
 from langchain_vluna._core.types import Usage
+from langchain_vluna.callbacks.events import Events
 from langchain_vluna.callbacks.options import HandlerOptions, ToolQuantity
 from langchain_vluna.gate.spec import RunSpec, UsageBody
 
@@ -27,10 +28,12 @@ class ModelMeter:
     def __init__(self, spec: RunSpec, options: HandlerOptions, *, prompt_tokens: int, batch_size: int) -> None:
         self.spec = spec
         self.batch_size = batch_size
-        self.delivered = usage.Delivered()
+        self._delivered = usage.Delivered()
+        self._events: Events | None = None
         self._options = options
         self._prompt_tokens = prompt_tokens
         self._last_chunk: object = None
+        self._last_event: object = None
 
     def add(self, token: object, chunk: Any) -> None:
         """Count a streamed token, once however many handlers are told of it."""
@@ -38,16 +41,30 @@ class ModelMeter:
             if chunk is self._last_chunk:
                 return
             self._last_chunk = chunk
-        self.delivered.add(token, chunk)
+        self._delivered.add(token, chunk)
+
+    def add_event(self, event: Any) -> None:
+        """Count an event of a stream, once however many handlers are told of it."""
+        if event is not self._last_event:
+            self._last_event = event
+            self._events = self._events or Events()
+            self._events.add(event)
 
     def partial(self) -> UsageBody | None:
-        if self._options.on_abort == "cancel" or not self.delivered.size:
+        if self._options.on_abort == "cancel" or not self._delivered_tokens:
             return None
         return self._body(
-            self.delivered.reported.complete(
-                prompt_estimate=self._prompt_tokens, delivered_estimate=self.delivered.tokens
-            )
+            self._streamed.complete(prompt_estimate=self._prompt_tokens, delivered_estimate=self._delivered_tokens)
         )
+
+    @property
+    def _delivered_tokens(self) -> int:
+        return max(self._delivered.tokens, self._events.tokens if self._events else 0)
+
+    @property
+    def _streamed(self) -> usage.Reported:
+        """What the stream itself reported."""
+        return self._delivered.reported.or_else(self._events.reported if self._events else usage.Reported())
 
     def finished(self, result: LLMResult, reports: usage.BatchReports, batch: object) -> UsageBody | None:
         """Return what a finished run is charged; `None` where that is nothing, such as an answer from a cache."""
@@ -55,8 +72,8 @@ class ModelMeter:
             return None
         reported = reports.settle(usage.read_result(result), parent_run_id=batch, batch_size=self.batch_size)
         if reported.usage is None:
-            reported = reported.or_else(self.delivered.reported)
-        return self._complete(reported, max(usage.estimate_result_tokens(result), self.delivered.tokens))
+            reported = reported.or_else(self._streamed)
+        return self._complete(reported, max(usage.estimate_result_tokens(result), self._delivered_tokens))
 
     def decided(self, outputs: object) -> UsageBody | None:
         """Return what a finished decision model is charged."""

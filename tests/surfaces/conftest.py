@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from langchain_vluna.gate import orphans
 from tests.support.billing import Stand, Till
 
 MakeTill = Callable[..., Till]
@@ -43,3 +44,10 @@ def make_till(request: pytest.FixtureRequest, stand: tuple[Stand, str]) -> Itera
 def till(make_till: MakeTill) -> Till:
     """A till with money."""
     return make_till()
+
+
+@pytest.fixture
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for orphans at once: the graces are about patience, not about what is right."""
+    for name, seconds in {"_LOOK_EVERY": 0.02, "_YOUNG": 0.02, "_GRACE_PARENT": 0.05, "_GRACE_TASK": 0.05}.items():
+        monkeypatch.setattr(orphans, name, seconds)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,39 +14,19 @@ import anyio
 import pytest
 from langchain_core.runnables import RunnableLambda
 
-from langchain_vluna.gate import orphans
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.support.billing import MODEL, Till
 from tests.surfaces.conftest import MakeTill
 from tests.surfaces.shapes import SHAPES, answering, perform
+from tests.surfaces.waiting import settled, settled_sync, until
+
+pytestmark = pytest.mark.usefixtures("quick_watch")
 
 PROMPT = "What is the answer?"
 
 
-@pytest.fixture(autouse=True)
-def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for orphans at once: the graces are about patience, not about what is right."""
-    for name, seconds in {"_LOOK_EVERY": 0.02, "_YOUNG": 0.02, "_GRACE_PARENT": 0.05, "_GRACE_TASK": 0.05}.items():
-        monkeypatch.setattr(orphans, name, seconds)
-
-
 def hanging(after: int) -> ScriptedChatModel:
     return ScriptedChatModel(responses=[answering], hang_after=after)
-
-
-async def settled(till: Till) -> list[Any]:
-    """Wait, with the loop running, until no lease is open, and return the ratings."""
-    return await asyncio.to_thread(settled_sync, till)
-
-
-def settled_sync(till: Till) -> list[Any]:
-    pause = threading.Event()
-    for _ in range(250):
-        if not till.open_leases():
-            break
-        pause.wait(0.02)
-    assert [] == till.open_leases()
-    return till.ratings()
 
 
 def assert_cancelled(till: Till, ratings: list[Any]) -> None:
@@ -67,41 +46,42 @@ def assert_delivered_is_charged(ratings: list[Any], text: str) -> None:
 # --- cancelled before anything was delivered ------------------------------------------------------------------------
 
 
-async def until(come: Callable[[], bool]) -> None:
-    """Wait for something that happens on the loop or in threads."""
-    while not come():  # noqa: ASYNC110 -- what is waited for has no event to set
-        await asyncio.sleep(0.001)
-
-
-async def cancel_the_task(call: Awaitable[Any], model: ScriptedChatModel) -> None:
+async def cancel_the_task(call: Awaitable[Any], ready: Callable[[], bool]) -> None:
     task = asyncio.ensure_future(call)
-    await until(lambda: model.calls > 0)
+    await until(ready)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def wait_for(call: Awaitable[Any], model: ScriptedChatModel) -> None:
+async def wait_for(call: Awaitable[Any], ready: Callable[[], bool]) -> None:
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(call, 0.05)
+        await asyncio.wait_for(call, 0.3)
 
 
-async def timeout_in_a_task_that_lives_on(call: Awaitable[Any], model: ScriptedChatModel) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
+async def timeout_in_a_task_that_lives_on(call: Awaitable[Any], ready: Callable[[], bool]) -> None:
+    async def in_time() -> None:
+        async with asyncio.timeout(None) as limit:
+            waiting = asyncio.ensure_future(until(ready))
+            waiting.add_done_callback(lambda _: limit.reschedule(0))
             await call
 
+    with pytest.raises(TimeoutError):
+        await in_time()
 
-async def move_on(call: Awaitable[Any], model: ScriptedChatModel) -> None:
-    with anyio.move_on_after(0.05):
+
+async def scope_in_a_task_that_lives_on(call: Awaitable[Any], ready: Callable[[], bool]) -> None:
+    with anyio.CancelScope() as scope:
+        waiting = asyncio.ensure_future(until(ready))
+        waiting.add_done_callback(lambda _: scope.cancel())
         await call
 
 
-CANCELLATIONS: list[Callable[[Awaitable[Any], ScriptedChatModel], Awaitable[None]]] = [
+CANCELLATIONS: list[Callable[[Awaitable[Any], Callable[[], bool]], Awaitable[None]]] = [
     cancel_the_task,
     wait_for,
     timeout_in_a_task_that_lives_on,
-    move_on,
+    scope_in_a_task_that_lives_on,
 ]
 ASYNC_SHAPES = ["model", "chain", "agent_executor", "async_node", "react_agent", "create_agent"]
 
@@ -112,35 +92,28 @@ async def test_a_cancelled_call_leaves_no_lease(make_till: MakeTill, name: str, 
     """A call cancelled while the provider thinks charges nothing and cancels its lease, in a task that lives on."""
     till, shape = make_till(), SHAPES[name]
     model = hanging(0)
-    await cancel(shape.build(model).ainvoke(shape.ask(PROMPT), till.unwitnessed()), model)
+    await cancel(shape.build(model).ainvoke(shape.ask(PROMPT), till.unwitnessed()), lambda: model.calls > 0)
     assert 1 == model.calls
     assert_cancelled(till, await settled(till))
 
 
 @pytest.mark.parametrize("on_abort", ["bill_delivered", "cancel"])
-@pytest.mark.parametrize("cancel", CANCELLATIONS)
+@pytest.mark.parametrize("cancel", [cancel_the_task, wait_for, scope_in_a_task_that_lives_on])
 async def test_a_cancelled_stream_is_charged_what_it_delivered(make_till: MakeTill, cancel: Any, on_abort: Any) -> None:
     """A stream cancelled after two words is charged these words, estimated, or cancelled where the user says so."""
     till, model = make_till(), hanging(2)
-    heard: list[str] = []
+    config = till.config(till.handler(on_abort=on_abort))
 
     async def listen() -> None:
-        async for chunk in model.astream(PROMPT, till.unwitnessed(till.handler(on_abort=on_abort))):
-            heard.append(str(chunk.content))  # noqa: PERF401 -- what was heard counts after a cancellation
+        async for _ in model.astream(PROMPT, config):
+            pass
 
-    if cancel is cancel_the_task:
-        task = asyncio.ensure_future(listen())
-        await until(lambda: len(heard) == 2)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    else:
-        await cancel(listen(), model)
+    await cancel(listen(), lambda: len(till.witness.texts) == 2)
     ratings = await settled(till)
     if on_abort == "cancel":
         assert_cancelled(till, ratings)
     else:
-        assert_delivered_is_charged(ratings, "".join(heard))
+        assert_delivered_is_charged(ratings, "".join(till.witness.texts))
 
 
 # --- a consumer who stops reading -----------------------------------------------------------------------------------
