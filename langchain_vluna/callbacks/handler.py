@@ -15,8 +15,9 @@ from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from langchain_vluna._core.errors import VlunaError
+from langchain_vluna._core.errors import GateRejected, VlunaError
 from langchain_vluna._core.exchange import Flow
+from langchain_vluna.callbacks.advice import advised
 from langchain_vluna.callbacks.colour import TwoColoured
 from langchain_vluna.callbacks.describe import Started, model_run, tool_run
 from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
@@ -272,8 +273,10 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         fallback = meter.fallback() if wants_fallback else None  # type: ignore[union-attr]
         try:
             yield from self._engine.start(meter.spec, caller=find_caller(), meter=meter, fallback=fallback, loop=loop)
-        except VlunaError:
+        except VlunaError as error:
             self._engine.tree.failed(meter.spec.run_id)
+            if isinstance(error, GateRejected):
+                raise advised(error, meter.spec.kind) from error.__cause__
             raise
 
     def _end(self, run: OpenRun, used: UsageBody | None, otherwise: str) -> Flow[None]:

@@ -1,0 +1,52 @@
+"""LangChain's LLM cache: what it answers costs nothing, and is not charged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.language_models.fake import FakeListLLM
+
+from langchain_vluna.testing.models import ScriptedChatModel
+from tests.support.billing import Till
+from tests.surfaces.shapes import SHAPES, perform
+from tests.surfaces.waiting import settled_sync
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("name", ["model", "chain", "sync_node"])
+def test_a_cached_answer_is_free(till: Till, name: str, colour: str) -> None:
+    """A second call that the cache answers is asked for, as nobody knows before, and cancelled, not charged."""
+    shape = SHAPES[name]
+    model = shape.model(cache=InMemoryCache())
+    runnable: Any = shape.build(model)
+    answers = [perform(runnable, shape.ask("q"), colour, till.config()) for _ in range(3)]
+    assert 1 == model.calls
+    assert str(getattr(answers[0], "content", answers[0])) == str(getattr(answers[2], "content", answers[2]))
+    ratings = till.ratings()
+    assert 1 == len(ratings)
+    assert sorted(["closed", "canceled", "canceled"]) == sorted(view.state for view in till.ledger.leases())
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_cached_answer_of_a_plain_llm_is_not_even_asked_for(till: Till, colour: str) -> None:
+    """A plain LLM fires no events for a cache hit, so the gate never hears of it."""
+    llm = FakeListLLM(responses=["one", "two"], cache=InMemoryCache())
+    handler = till.handler(features={"FakeListLLM": "scripted.scripted-1"})
+    answers = [perform(llm, "q", colour, till.unwitnessed(handler)) for _ in range(2)]
+    assert ["one", "one"] == answers
+    ratings = settled_sync(till)
+    assert (1, ["estimated"]) == (till.asked, [rating.labels["usage_source"] for rating in ratings])
+
+
+@pytest.mark.parametrize("mode", ["stream", "invoke"])
+def test_a_provider_that_reports_no_cost_at_all_is_no_cache(till: Till, mode: str) -> None:
+    """A free answer is only one that LangChain marks as cached; a first answer is charged."""
+    model = ScriptedChatModel(cache=InMemoryCache())
+    for _ in range(2):
+        if mode == "stream":
+            list(model.stream("q", till.config()))
+        else:
+            model.invoke("q", till.config())
+    assert (2 if mode == "stream" else 1) == model.calls == len(till.ratings())
