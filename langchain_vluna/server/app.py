@@ -1,4 +1,7 @@
-"""An ASGI application that hands requests to a local gate, byte for byte."""
+"""The ASGI application: the gate's own wire, and beside it the page with its API.
+
+What belongs to the gate goes to it byte for byte, on the shortest way there is. Everything else is Starlette's.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,58 @@ from typing import TYPE_CHECKING, Final
 
 from langchain_vluna._core.errors import ConfigurationError, TransportFailure
 from langchain_vluna._core.types import HttpRequest, Transport
+from langchain_vluna._io.local import LocalGate
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
     from starlette.types import Receive, Scope, Send
 
-__all__ = ["create_app"]
+    from langchain_vluna.server.site import Site
+
+__all__ = ["GateApp", "create_app"]
 
 _TIMEOUT: Final = 60.0
 _LONGEST_BODY: Final = 1024 * 1024
+_PREFIX: Final = "/mgt/"
+_HEALTH: Final = "/health"
 
 
-def create_app(local_gate: Transport) -> Starlette:
-    """Serve `/mgt/v1/*` and `/health` from a local gate, or from any other transport.
+def create_app(local_gate: Transport) -> GateApp:
+    """Serve `/mgt/v1/*` and `/health` from a local gate, or from any other transport; a local gate has a page, too.
 
     Raises:
         ConfigurationError: The extra `server` is not installed.
     """
     try:
-        from starlette.applications import Starlette
-        from starlette.routing import Mount
+        from langchain_vluna.server.site import Site
     except ImportError as error:
         msg = "the HTTP server needs the extra `server`: pip install 'langchain-vluna[server]'"
         raise ConfigurationError(msg) from error
-    return Starlette(routes=[Mount("/", app=_Endpoint(local_gate))])
+    return GateApp(local_gate, Site(local_gate) if isinstance(local_gate, LocalGate) else None)
 
 
-class _Endpoint:
-    def __init__(self, transport: Transport) -> None:
+class GateApp:
+    def __init__(self, transport: Transport, site: Site | None) -> None:
         self._transport = transport
+        self._site = site
+
+    def close_streams(self) -> None:
+        """End what would keep a server from stopping: pages that listen."""
+        if self._site is not None:
+            self._site.close_streams()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            # Starlette declines websockets and takes part in a server's lifespan.
+            if self._site is not None:
+                await self._site(scope, receive, send)
+            return
+        path: str = scope["path"]
+        if self._site is None or path.startswith(_PREFIX) or path == _HEALTH:
+            await self._ask_gate(scope, receive, send)
+        else:
+            await self._site(scope, receive, send)
+
+    async def _ask_gate(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HttpRequest(
             method=scope["method"],
             target=_target(scope),

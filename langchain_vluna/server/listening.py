@@ -59,7 +59,13 @@ def web_server(local_gate: Transport) -> uvicorn.Server:
     except ImportError as error:
         msg = "the HTTP server needs the extra `server`: pip install 'langchain-vluna[server]'"
         raise ConfigurationError(msg) from error
-    return uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.close_streams()
+            await super().shutdown(sockets)
+
+    return Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none"))
 
 
 @contextmanager

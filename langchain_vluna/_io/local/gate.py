@@ -179,6 +179,11 @@ class LocalGate(Admin):
         self._ahead += seconds
         self._changes += 1
 
+    @property
+    def ahead(self) -> float:
+        """By how many seconds the gate's clock was put forward."""
+        return self._ahead
+
     def now(self) -> float:
         """Return the gate's time, in seconds since the Unix epoch."""
         return self._clock() + self._ahead
