@@ -4,8 +4,10 @@ LangChain fires no end event for a cancelled `ainvoke`, for a run after which an
 handler raised, or for the first of two prompts whose second was denied. But the
 function that runs the model is on its thread's stack, or on its task's chain of
 awaits, exactly as long as the run lasts. Only its identity is kept, never the frame,
-which would keep the prompt alive. A generator's frame comes and goes, so streams that
-are not seen are left to their own end events.
+which would keep the prompt alive. A generator's frame comes and goes, in as many tasks
+and threads as its consumer likes (LangChain's own chains read each chunk in a new task),
+so neither its absence nor the end of its first task says anything. A stream is over when
+its callback manager, a local of the generator that nobody else holds, is gone.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
+
+from langchain_core.callbacks.base import BaseCallbackManager
 
 __all__ = ["Caller", "Stacks", "find_caller"]
 
@@ -36,6 +40,8 @@ class Caller:
     code: CodeType | None = None
     comes_and_goes: bool = False
     """Whether it is a generator, whose absence from all stacks says nothing."""
+    holds: weakref.ref[BaseCallbackManager] | None = None
+    """What a generator holds until it is over; `None` where that is not known."""
 
     def same_place(self, other: Caller) -> bool:
         """Whether both were started by the same thread and task."""
@@ -53,7 +59,14 @@ def find_caller() -> Caller:
     where = threading.get_ident(), weakref.ref(task) if task else None
     if frame is None:
         return Caller(*where)
-    return Caller(*where, id(frame), frame.f_code, comes_and_goes=bool(frame.f_code.co_flags & _GENERATOR))
+    if frame.f_code.co_flags & _GENERATOR:
+        return Caller(*where, id(frame), frame.f_code, comes_and_goes=True, holds=_held(frame))
+    return Caller(*where, id(frame), frame.f_code)
+
+
+def _held(generator: FrameType) -> weakref.ref[BaseCallbackManager] | None:
+    managers = (value for value in generator.f_locals.values() if isinstance(value, BaseCallbackManager))
+    return next((weakref.ref(manager) for manager in managers), None)
 
 
 def _current_task() -> asyncio.Task[Any] | None:
@@ -72,12 +85,14 @@ class Stacks:
 
     def running(self, caller: Caller) -> bool:
         """Whether the caller may still be at work; `True` where that cannot be told."""
+        if caller.comes_and_goes:
+            return caller.holds is None or caller.holds() is not None
         task = caller.task() if caller.task else None
         if caller.task is not None and (task is None or task.done()):
             return False
         if caller.task is None and caller.thread_id not in self._threads:
             return False
-        if caller.code is None or caller.comes_and_goes:
+        if caller.code is None:
             return True
         # What a task executes at this moment is on its thread's stack; what it awaits is on its chain of awaits.
         return self._is_on_stack(caller) or (task is not None and _awaits(task, caller) is not False)
@@ -88,7 +103,8 @@ class Stacks:
         return self._is_on_stack(caller) or (task is not None and not task.done() and _awaits(task, caller) is True)
 
     def _is_on_stack(self, caller: Caller) -> bool:
-        return (caller.frame_id, caller.code) in self._stack(caller.thread_id)
+        threads = self._threads if caller.comes_and_goes else (caller.thread_id,)
+        return any((caller.frame_id, caller.code) in self._stack(thread) for thread in threads)
 
     def _stack(self, thread_id: int) -> set[tuple[int, CodeType]]:
         known = self._on_thread.get(thread_id)

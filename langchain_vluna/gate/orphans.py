@@ -43,9 +43,9 @@ class OrphanWatch:
         self._missing: set[OpenRun] = set()
 
     def watch(self, run: OpenRun) -> None:
-        """Notice the end of the task that runs it."""
+        """Notice the end of the task that runs it; a stream may be read on by others."""
         task = run.caller.task() if run.caller.task else None
-        if task is None:
+        if task is None or run.caller.comes_and_goes:
             return
 
         def ended(_: asyncio.Task[Any]) -> None:

@@ -1,0 +1,91 @@
+"""Streams that are read in pieces: by other tasks, by other threads, or by nobody any more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.output_parsers import StrOutputParser
+
+from langchain_vluna import Gate, VlunaCallbackHandler
+from langchain_vluna.gate import orphans
+from langchain_vluna.testing.models import ScriptedChatModel
+
+MODEL = "scripted.scripted-1"
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """A gate with money that gives no grace to what looks like an orphan."""
+    for name in ("_LOOK_EVERY", "_LOOK_AGAIN", "_YOUNG", "_GRACE_TASK"):
+        monkeypatch.setattr(orphans, name, 0.0)
+    with Gate.local() as gate:
+        for side in ("input", "output"):
+            gate.local_gate.price(MODEL, f"{MODEL}.tokens.{side}", 1)
+        gate.local_gate.grant("customer", 1_000_000)
+        yield gate
+
+
+@pytest.fixture
+def config(gate: Gate) -> Any:
+    return {"callbacks": [VlunaCallbackHandler(gate, principal_id="customer")]}
+
+
+def look_around(gate: Gate) -> None:
+    """Look for orphans as often as it takes to find one and settle it."""
+    for _ in range(4):
+        gate.engine.watch.sweep()
+    gate.flush()
+
+
+def charged(gate: Gate) -> list[str]:
+    assert 0 == gate.flush()
+    assert [] == [lease for lease in gate.local_gate.leases("active") if not lease.commits]
+    return [rating.labels["usage_source"] for rating in gate.local_gate.ratings()]
+
+
+async def test_a_chain_that_streams_is_charged_at_its_end(gate: Gate, config: Any) -> None:
+    """LangChain reads each chunk of a chain in a task of its own, whose end is not the end of the run."""
+    chain = ScriptedChatModel(responses=["one two three four"]) | StrOutputParser()
+    stream = chain.astream("Count.", config)
+    await anext(stream)
+    await anyio.to_thread.run_sync(look_around, gate)
+    rest = [chunk async for chunk in stream]
+    assert "two three four" == "".join(rest).strip()
+    assert ["reported"] == await anyio.to_thread.run_sync(charged, gate)
+
+
+def test_a_stream_may_be_read_by_a_thread_per_chunk(gate: Gate, config: Any) -> None:
+    """Web servers read a sync stream in whichever thread is free; a thread that ended is not the end of the run."""
+    stream = ScriptedChatModel(responses=["one two three four"]).stream("Count.", config)
+    first = threading.Thread(target=lambda: next(stream))
+    first.start()
+    first.join()
+    look_around(gate)
+    list(stream)
+    assert ["reported"] == charged(gate)
+
+
+def test_a_stream_that_another_handler_stopped_is_cancelled(gate: Gate, config: Any) -> None:
+    """No event tells that another handler raised after we were admitted; the generator that is gone does."""
+
+    class Refusing(BaseCallbackHandler):
+        raise_error = True
+
+        def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError
+
+    model = ScriptedChatModel()
+    try:
+        list(model.stream("Hello", {"callbacks": [*config["callbacks"], Refusing()]}))
+    except RuntimeError:
+        refused = True
+    look_around(gate)
+    assert refused
+    assert [] == charged(gate)
+    assert ["canceled"] == [lease.state for lease in gate.local_gate.leases()]
