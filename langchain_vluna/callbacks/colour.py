@@ -17,6 +17,7 @@ from typing import Any
 
 from langchain_vluna._core.errors import VlunaError, blocking
 from langchain_vluna._core.exchange import Flow
+from langchain_vluna.callbacks.others import atell_others, tell_others
 
 __all__ = ["TwoColoured"]
 
@@ -29,18 +30,23 @@ class TwoColoured:
 
     def __init__(self, flow: Callable[..., Flow[None]]) -> None:
         self.__doc__ = flow.__doc__
+        name = flow.__name__
 
         def event(handler: Any, *args: Any, **kwargs: Any) -> None:
             try:
                 handler.gate.perform(flow(handler, None, *args, **kwargs))
             except VlunaError as error:
-                raise blocking(error) from error.__cause__
+                blocked = blocking(error)
+                tell_others(name, handler, blocked, kwargs)
+                raise blocked from error.__cause__
 
         async def async_event(handler: Any, *args: Any, **kwargs: Any) -> None:
             try:
                 await handler.gate.aperform(flow(handler, asyncio.get_running_loop(), *args, **kwargs))
             except VlunaError as error:
-                raise blocking(error) from error.__cause__
+                blocked = blocking(error)
+                await atell_others(name, handler, blocked, kwargs)
+                raise blocked from error.__cause__
 
         self._event, self._async_event = event, async_event
 
