@@ -14,7 +14,7 @@ export ASK
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint format wheel cores clean scoreboard
+.PHONY: help demo test lint format bench wheel cores clean scoreboard
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ lint: $(VENV)/.installed-test  ## ruff, mypy and the layers
 format: $(VENV)/.installed-test  ## let ruff put the code in order
 	@$(bin)/ruff check --fix .
 	@$(bin)/ruff format .
+
+bench: $(VENV)/.installed-test  ## what gating costs, beside other ways to do it: make bench ARGS="--only 2,3"
+	@$(bin)/python -m benchmarks $(ARGS)
 
 scoreboard: $(VENV)/.installed-test  ## every way to use models: what they spent, what was charged
 	@$(bin)/python -m benchmarks.scoreboard
