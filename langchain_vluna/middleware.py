@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.runnables import Runnable
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ExtendedModelResponse, ModelRequest, ModelResponse
@@ -24,7 +25,7 @@ except ImportError as error:
 
 from typing_extensions import override
 
-from langchain_vluna._core.errors import GateDenied
+from langchain_vluna._core.errors import ConfigurationError, GateDenied
 from langchain_vluna.callbacks import VlunaCallbackHandler
 from langchain_vluna.callbacks.ambient import turned_on
 from langchain_vluna.callbacks.options import (
@@ -91,6 +92,9 @@ class VlunaMiddleware(AgentMiddleware[Any, Any, Any]):
         super().__init__()
         self.tools = []
         choose("exit_behavior", exit_behavior, ExitBehavior)
+        if not isinstance(fallback_model, (str, Runnable, type(None))):
+            msg = f"fallback_model must be a chat model or a name for init_chat_model, got {fallback_model!r}"
+            raise ConfigurationError(msg)
         self._ends = exit_behavior == "end"
         self._fallback = init_chat_model(fallback_model) if isinstance(fallback_model, str) else fallback_model
         self.handler = VlunaCallbackHandler(

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import sys
 from collections.abc import Callable
+from functools import wraps
 from types import MethodType
 from typing import Any
 
@@ -19,7 +21,9 @@ from langchain_vluna._core.errors import VlunaError, blocking
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna.callbacks.others import atell_others, tell_others
 
-__all__ = ["TwoColoured"]
+__all__ = ["TwoColoured", "never_raises"]
+
+logger = logging.getLogger("langchain_vluna")
 
 
 class TwoColoured:
@@ -56,3 +60,18 @@ class TwoColoured:
         caller = sys._getframe(1)  # noqa: SLF001 -- the documented way to see one's caller
         colour = self._async_event if caller.f_code.co_flags & inspect.CO_COROUTINE else self._event
         return MethodType(colour, handler)
+
+
+def never_raises(flow: Callable[..., Flow[None]]) -> Callable[..., Flow[None]]:
+    """Guard an end event, which takes no loop."""
+
+    @wraps(flow)
+    def guarded(handler: Any, _loop: object, *args: Any, **kwargs: Any) -> Flow[None]:
+        try:
+            yield from flow(handler, *args, **kwargs)
+        except Exception:
+            # Border: a failure to settle must not take away an answer that is paid for. The run stays open
+            # in the outbox and is settled by the orphan rule.
+            logger.exception("an end event could not be recorded")
+
+    return guarded

@@ -10,7 +10,7 @@ from langchain_vluna import naming, usage
 from langchain_vluna._core.wire import rules
 from langchain_vluna.callbacks.identity import sources
 from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
-from langchain_vluna.callbacks.options import HandlerOptions, RunInfo, resolve, tool_quantity
+from langchain_vluna.callbacks.options import HandlerOptions, RunInfo, own_labels, resolve, tool_quantity
 from langchain_vluna.gate.ambient import current_scopes
 from langchain_vluna.gate.spec import RunId, RunKind, RunSpec
 from langchain_vluna.gate.tree import RunTree
@@ -110,17 +110,13 @@ def _spec(started: Started, options: HandlerOptions, tree: RunTree, info: RunInf
         feature_family_code=naming.check_family_code(family) if family else None,
         estimated_quantity=estimate,
         budget=said.first("budget") or resolve(options.budget, info),
-        labels=_labels(info, {**(_own_labels(options, info)), **said.labels()}, thread),
+        labels=_labels(info, {**own_labels(options.labels, info), **said.labels()}, thread),
         thread_id=None if thread is None else str(thread),
         scopes=current_scopes(),
     )
     if options.idempotency == "run" or thread is None:
         return spec
     return replace(spec, step=_step(started, spec, tree))
-
-
-def _own_labels(options: HandlerOptions, info: RunInfo) -> Mapping[str, str]:
-    return options.labels(info) if callable(options.labels) else options.labels or {}
 
 
 def _labels(info: RunInfo, own: Mapping[str, Any], thread: object) -> dict[str, str]:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from langchain_vluna._core.errors import GateRejected, VlunaError
+from langchain_vluna._core.errors import ConfigurationError, GateRejected, VlunaError
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna.callbacks.advice import advised
-from langchain_vluna.callbacks.colour import TwoColoured
+from langchain_vluna.callbacks.colour import TwoColoured, never_raises
 from langchain_vluna.callbacks.describe import Started, model_run, tool_run
 from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
 from langchain_vluna.callbacks.options import (
@@ -43,19 +42,6 @@ __all__ = ["VlunaCallbackHandler"]
 logger = logging.getLogger("langchain_vluna")
 
 Loop = asyncio.AbstractEventLoop | None
-
-
-def _never_raises(flow: Callable[..., Flow[None]]) -> Callable[..., Flow[None]]:
-    @wraps(flow)
-    def guarded(handler: VlunaCallbackHandler, _loop: Loop, *args: Any, **kwargs: Any) -> Flow[None]:
-        try:
-            yield from flow(handler, *args, **kwargs)
-        except Exception:
-            # Border: a failure to settle must not take away an answer that is paid for. The run stays open
-            # in the outbox and is settled by the orphan rule.
-            logger.exception("an end event could not be recorded")
-
-    return guarded
 
 
 class VlunaCallbackHandler(BaseCallbackHandler):
@@ -107,6 +93,9 @@ class VlunaCallbackHandler(BaseCallbackHandler):
             idempotency: `run` charges every attempt; `step` charges a LangGraph step once, however often it is
                 retried or resumed.
         """
+        if not isinstance(gate, Gate):
+            msg = f"a handler's gate must be a Gate, such as Gate.from_env() or Gate.local(), got {gate!r}"
+            raise ConfigurationError(msg)
         self.gate = gate
         self._options = HandlerOptions(
             principal_id=principal_id,
@@ -129,6 +118,10 @@ class VlunaCallbackHandler(BaseCallbackHandler):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.gate!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Stay one object: deep copies of a model, such as `model_copy(deep=True)`, are gated by the same gate."""
+        return self
 
     def bill(self, run_id: RunId) -> Bill:
         """Return what a root run has cost so far; live."""
@@ -183,16 +176,17 @@ class VlunaCallbackHandler(BaseCallbackHandler):
                 logger.debug("a stream event could not be counted", exc_info=True)
 
     @TwoColoured
-    @_never_raises
+    @never_raises
     def on_llm_end(self, response: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Record what a model run used."""
         run = self._engine.book.find(run_id)
         if run is not None and isinstance(run.meter, ModelMeter):
-            batch = run.spec.parent_id or (run.caller.thread_id, run.caller.task)
+            # Starts of one request share nothing else: async ones are told in tasks of their own.
+            batch = run.spec.parent_id, run.spec.feature_code, run.caller.thread_id, run.caller.frame_id
             yield from self._end(run, run.meter.finished(response, self._reports, batch), "nothing to charge")
 
     @TwoColoured
-    @_never_raises
+    @never_raises
     def on_llm_error(self, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Cancel what failed; charge what was delivered before the consumer walked away."""
         run = self._engine.book.find(run_id)
@@ -211,7 +205,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         yield from self._start_tool(loop, _started(serialized, params), kind="tool", name=name, inputs=inputs)
 
     @TwoColoured
-    @_never_raises
+    @never_raises
     def on_tool_end(self, output: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Record what a tool or retriever used."""
         self._leave(run_id)
@@ -220,7 +214,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
             yield from self._end(run, run.meter.finished(output), "nothing to charge")
 
     @TwoColoured
-    @_never_raises
+    @never_raises
     def on_tool_error(self, error: BaseException, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Cancel what failed, was cancelled or interrupted."""
         self._leave(run_id)
@@ -250,7 +244,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
             yield from self._start(meter, loop)
 
     @TwoColoured
-    @_never_raises
+    @never_raises
     def on_chain_end(self, outputs: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Notice what is still open below a chain that ended."""
         self._leave(run_id)

@@ -26,6 +26,7 @@ __all__ = [
     "RunInfo",
     "ToolQuantity",
     "Tools",
+    "own_labels",
     "resolve",
     "tool_quantity",
 ]
@@ -93,16 +94,19 @@ class HandlerOptions:
         choose("idempotency", self.idempotency, Idempotency)
         if self.meters is not None and not callable(self.meters):
             choose("meters", self.meters, naming.MeterMode)
-        if isinstance(self.principal_id, str):
+        if _is_value(self.principal_id):
             rules.header_text(self.principal_id, "principal_id")
-        if isinstance(self.user_id, str):
+        if _is_value(self.user_id):
             rules.header_text(self.user_id, "user_id")
-        if isinstance(self.feature_family_code, str):
+        if _is_value(self.feature_family_code):
             naming.check_family_code(self.feature_family_code)
-        if isinstance(self.labels, Mapping):
-            rules.labels(self.labels)
-        if isinstance(self.features, Mapping):
-            codes = {name: naming.check_feature_code(code) for name, code in self.features.items()}
+        if _is_value(self.budget):
+            rules.budget(self.budget)
+        if _is_value(self.labels):
+            rules.labels(_mapping("labels", self.labels))
+        if _is_value(self.features):
+            own = _mapping("features", self.features)
+            codes = {name: naming.check_feature_code(code) for name, code in own.items()}
             object.__setattr__(self, "_features", codes)
         _check_estimate(self.estimate)
         for name, tools in (("tools", self.tools), ("retrievers", self.retrievers)):
@@ -129,6 +133,15 @@ def resolve(choice: Callable[[RunInfo], T] | T, info: RunInfo) -> T:
     return choice(info) if callable(choice) else choice
 
 
+def own_labels(labels: Labels, info: RunInfo) -> Mapping[str, str]:
+    """Return the user's labels for a run, checked.
+
+    Raises:
+        ConfigurationError: They are no mapping of text to text.
+    """
+    return rules.labels(_mapping("labels", resolve(labels, info) or {}))
+
+
 def tool_quantity(tools: Tools, name: str) -> ToolQuantity | None:
     """Return how a tool of this name is measured; `None` where it is not gated."""
     if tools is None:
@@ -145,6 +158,17 @@ def tool_quantity(tools: Tools, name: str) -> ToolQuantity | None:
     return "calls" if name in tools else None
 
 
+def _is_value(choice: object) -> bool:
+    return choice is not None and not callable(choice)
+
+
+def _mapping(option: str, value: object) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    msg = f"{option} must be a mapping of text to text or a callable, got {type(value).__name__}"
+    raise ConfigurationError(msg)
+
+
 def _check_estimate(estimate: object) -> None:
     fine = estimate is None or estimate == "auto" or callable(estimate) or (type(estimate) is int and estimate >= 0)
     if not fine:
@@ -158,6 +182,10 @@ def _check_tools(option: str, tools: object) -> None:
     if isinstance(tools, str) or not isinstance(tools, Collection):
         msg = f"{option} must be 'all', None, names, a mapping of names or a callable, got {tools!r}"
         raise ConfigurationError(f"{msg}; for one: [{tools!r}]" if isinstance(tools, str) else msg)
+    nameless = [name for name in tools if not isinstance(name, str)]
+    if nameless:
+        msg = f"{option} must hold names as text, got {nameless[0]!r}; a tool object has its name in `.name`"
+        raise ConfigurationError(msg)
     for how in tools.values() if isinstance(tools, Mapping) else ():
         if not callable(how):
             choose(f"{option}: quantity", how, Literal["calls", "seconds", "bytes"])

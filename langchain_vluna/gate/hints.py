@@ -80,6 +80,9 @@ class Advice:
             ConfigurationError: An action is not known.
         """
         self._for_all = on_hint if callable(on_hint) else None
+        if on_hint is not None and not callable(on_hint) and not isinstance(on_hint, Mapping):
+            msg = f"on_hint must be a callable, or a mapping of hint types to callables or actions, got {on_hint!r}"
+            raise ConfigurationError(msg)
         self._rules = {} if on_hint is None or callable(on_hint) else dict(on_hint)
         for kind, rule in self._rules.items():
             if not callable(rule) and rule not in _ACTIONS:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from langchain_vluna._core.errors import ConfigurationError
 
-__all__ = ["OnOrphan", "OnUnavailable", "RunPolicy", "Settle", "choose"]
+__all__ = ["OnOrphan", "OnUnavailable", "RunPolicy", "Settle", "choose", "is_number"]
 
 OnUnavailable = Literal["deny", "allow"]
 OnOrphan = Literal["cancel", "bill_estimate"]
@@ -28,12 +28,17 @@ class RunPolicy:
         choose("on_unavailable", self.on_unavailable, OnUnavailable)
         choose("on_orphan", self.on_orphan, OnOrphan)
         choose("settle", self.settle, Settle)
-        if not self.orphan_after > 0:
+        if not is_number(self.orphan_after) or not self.orphan_after > 0:
             msg = f"orphan_after must be a positive number of seconds, got {self.orphan_after!r}"
             raise ConfigurationError(msg)
-        if self.max_unsettled < 1:
-            msg = f"max_unsettled must be at least 1, got {self.max_unsettled!r}"
+        if type(self.max_unsettled) is not int or self.max_unsettled < 1:
+            msg = f"max_unsettled must be a whole number, at least 1, got {self.max_unsettled!r}"
             raise ConfigurationError(msg)
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` can be compared with one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def choose(name: str, value: object, kind: Any) -> None:

@@ -27,7 +27,7 @@ from langchain_vluna.gate.engine import Engine
 from langchain_vluna.gate.hints import OnHint
 from langchain_vluna.gate.identity import Surroundings, surrounding
 from langchain_vluna.gate.observers import Alarm
-from langchain_vluna.gate.policy import OnOrphan, OnUnavailable, RunPolicy, Settle, choose
+from langchain_vluna.gate.policy import OnOrphan, OnUnavailable, RunPolicy, Settle, choose, is_number
 from langchain_vluna.gate.spec import RunSpec
 from langchain_vluna.gate.work import Work
 
@@ -86,9 +86,13 @@ class Gate(Verbs):
             on_alarm: Called once per feature and meter when usage is not charged.
         """
         choose("durability", durability, Durability)
-        if deny_memo < 0:
+        if not is_number(deny_memo) or not deny_memo >= 0:
             msg = f"deny_memo must be 0 or a positive number of seconds, got {deny_memo!r}"
             raise ConfigurationError(msg)
+        if not is_number(timeout):
+            msg = f"timeout must be a positive number of seconds, got {timeout!r}"
+            raise ConfigurationError(msg)
+        _check_kinds(target, outbox=outbox, retry=retry, relay=relay, on_alarm=on_alarm)
         policy = RunPolicy(
             on_unavailable=on_unavailable,
             on_orphan=on_orphan,
@@ -249,6 +253,25 @@ _OPTIONAL: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("outbox", "VLUNA_OUTBOX", str),
     ("timeout", "VLUNA_TIMEOUT", float),
 )
+
+
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "outbox": ((str, os.PathLike), "a path or ':memory:'"),
+    "retry": ((RetryPolicy,), "a RetryPolicy"),
+    "relay": ((RelayTimes,), "RelayTimes"),
+    "on_alarm": ((Callable,), "a callable"),  # type: ignore[dict-item]  # an abstract class, as far as mypy knows
+}
+
+
+def _check_kinds(target: object, **given: object) -> None:
+    if not isinstance(target, Settings) and not all(hasattr(target, name) for name in ("send", "asend")):
+        msg = f"a gate's target must be Settings, a LocalGate or a Transport (or use Gate.from_env()), got {target!r}"
+        raise ConfigurationError(msg)
+    for name, value in given.items():
+        kinds, wanted = _KINDS[name]
+        if value is not None and not isinstance(value, kinds):
+            msg = f"{name} must be {wanted}, got {value!r}"
+            raise ConfigurationError(msg)
 
 
 def _settings(target: Settings | Transport) -> Settings:

@@ -11,7 +11,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from langchain_vluna import naming
 from langchain_vluna.callbacks.identity import sources
-from langchain_vluna.callbacks.options import Choice, HandlerOptions, Labels, RunInfo
+from langchain_vluna.callbacks.options import Choice, HandlerOptions, Labels, RunInfo, own_labels
 from langchain_vluna.gate import Gate
 from langchain_vluna.gate.ambient import current_scopes
 from langchain_vluna.gate.spec import RunSpec
@@ -73,14 +73,10 @@ class GatedCalls:
             feature_family_code=naming.check_family_code(family) if family else None,
             estimated_quantity=estimated_quantity,
             budget=said.first("budget"),
-            labels={**_own_labels(self._options.labels, info), **said.labels(), **labels},
+            labels={**own_labels(self._options.labels, info), **said.labels(), **labels},
             thread_id=None if thread is None else str(thread),
             scopes=current_scopes(),
         )
-
-
-def _own_labels(labels: Labels, info: RunInfo) -> Mapping[str, str]:
-    return labels(info) if callable(labels) else labels or {}
 
 
 def _parent_id(callbacks: object) -> UUID | None:
