@@ -59,6 +59,7 @@ class Api:
         gate = self._gate
         return {
             "realm_id": gate.settings.realm_id,
+            "key_id": gate.settings.service_key_id,
             "generation": gate.generation,
             "database": gate.path,
             "now_ms": math.floor(gate.now() * 1000),

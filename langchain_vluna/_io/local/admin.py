@@ -126,7 +126,7 @@ class Admin:
     def grant(self, principal_id: str, xusd: int, user_id: str | None = None) -> None:
         """Give money. Without a user it is the principal's own: all its users spend it after theirs is gone."""
         _whole("xusd", xusd)
-        with self._changing("grant", f"{xusd} XUSD", principal_id, user_id) as tables:
+        with self._changing("grant", f"{xusd:,} XUSD", principal_id, user_id) as tables:
             tables.grant(_account(tables, principal_id, user_id), xusd)
 
     def withdraw(self, principal_id: str, user_id: str | None = None) -> int:
@@ -146,7 +146,7 @@ class Admin:
         """Open a budget and return its id; `name` is its text in generation `lease`."""
         _whole("xusd", xusd)
         budget_id = new_uuid()
-        with self._changing("budget", f"{name or budget_id}: {xusd} XUSD", principal_id, user_id) as tables:
+        with self._changing("budget", f"{name or budget_id}: {xusd:,} XUSD", principal_id, user_id) as tables:
             tables.add_budget(budget_id, _account(tables, principal_id, user_id), xusd, name)
         return budget_id
 
@@ -235,11 +235,11 @@ class Admin:
         code = _code(feature_code)
         _whole("window_sec", window_sec, least=1)
         if limit is None:
-            with self._changing(kind, f"lifted for {window_sec} s", feature=code) as tables:
+            with self._changing(kind, f"lifted for {window_sec:,} s", feature=code) as tables:
                 tables.drop_policy(code, kind, window_sec)
             return
         _whole("limit", limit)
-        with self._changing(kind, f"{limit} in {window_sec} s", feature=code) as tables:
+        with self._changing(kind, f"{limit:,} in {window_sec:,} s", feature=code) as tables:
             tables.ensure_feature(code)
             tables.set_policy(code, kind, limit, window_sec)
 
@@ -269,7 +269,7 @@ def _account(tables: Registry, principal_id: str, user_id: str | None) -> int:
 
 
 def _said(xusd: int | None, per: int, unit: str) -> str:
-    return "no price" if xusd is None else f"{xusd} XUSD per {per} {unit}"
+    return "no price" if xusd is None else f"{xusd:,} XUSD per {per:,} {unit}"
 
 
 def _code(code: str) -> str:

@@ -53,6 +53,18 @@ class Catalogue:
         ).fetchone()
         return Account(own_id, own, *(shared or (None, 0)))
 
+    def as_it_is(self, account: Account) -> Account:
+        """Return the account with what is left by now."""
+        left = dict(
+            self._run(
+                "SELECT id, granted - consumed FROM accounts WHERE id IN (?, ?)",
+                (account.account_id, account.shared_id),
+            ).fetchall()
+        )
+        return Account(
+            account.account_id, left[account.account_id], account.shared_id, left.get(account.shared_id or 0, 0)
+        )
+
     def known_account(self, principal_id: str, user_id: str | None) -> bool:
         query = "SELECT 1 FROM accounts WHERE principal = ? AND user = ?"
         return self._run(query, (principal_id, user_id or "")).fetchone() is not None

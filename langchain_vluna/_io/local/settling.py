@@ -172,6 +172,8 @@ class Settling(Verbs):
                 self._witness.saw_refusal(self._tables, refusal, stated(item, self._rules))
             else:
                 results.append({"index": index, "status": "committed", "commit": answer.data})
+                # What an item has spent, the next one does not have.
+                self._account = self._tables.as_it_is(self._account)
         return results
 
     def _item(self, item: Body) -> Answer:
