@@ -53,9 +53,13 @@ class Caller:
 def find_caller() -> Caller:
     """Describe who is starting a run: the first function outside callbacks and this package."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 -- the documented way to see one's callers
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_SKIPPED):
-        frame = frame.f_back
     task = _current_task()
+    begin = getattr(task.get_coro(), "cr_frame", None) if task else None
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_SKIPPED):
+        if frame is begin:
+            # A plain LLM's starts are told in tasks of their own, which end before the work begins.
+            return Caller(threading.get_ident(), None)
+        frame = frame.f_back
     where = threading.get_ident(), weakref.ref(task) if task else None
     if frame is None:
         return Caller(*where)
