@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from langchain_vluna._core.errors import ConfigurationError
 
@@ -36,7 +36,7 @@ class RunPolicy:
             raise ConfigurationError(msg)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` can be compared with one."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

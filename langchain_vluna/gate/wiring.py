@@ -86,12 +86,7 @@ class Gate(Verbs):
             on_alarm: Called once per feature and meter when usage is not charged.
         """
         choose("durability", durability, Durability)
-        if not is_number(deny_memo) or not deny_memo >= 0:
-            msg = f"deny_memo must be 0 or a positive number of seconds, got {deny_memo!r}"
-            raise ConfigurationError(msg)
-        if not is_number(timeout):
-            msg = f"timeout must be a positive number of seconds, got {timeout!r}"
-            raise ConfigurationError(msg)
+        _check_seconds(deny_memo=deny_memo, timeout=timeout)
         _check_kinds(target, outbox=outbox, retry=retry, relay=relay, on_alarm=on_alarm)
         policy = RunPolicy(
             on_unavailable=on_unavailable,
@@ -261,6 +256,13 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "relay": ((RelayTimes,), "RelayTimes"),
     "on_alarm": ((Callable,), "a callable"),  # type: ignore[dict-item]  # an abstract class, as far as mypy knows
 }
+
+
+def _check_seconds(**given: object) -> None:
+    for name, value in given.items():
+        if not is_number(value) or not value >= 0:
+            msg = f"{name} must be a number of seconds, 0 or more, got {value!r}"
+            raise ConfigurationError(msg)
 
 
 def _check_kinds(target: object, **given: object) -> None:
