@@ -142,11 +142,12 @@ def test_a_denial_leaves_nobody_with_a_start_and_no_end(make_till, kind: type[An
     till = make_till(grant=0) if what != "tool" else make_till()
     till.ledger.entitle("tool.add")
     other = kind()
-    subject: Any = {
+    subjects: dict[str, Callable[[], Any]] = {
         "model": ScriptedChatModel,
         "tool": lambda: add,
         "agent": lambda: create_agent(ScriptedChatModel(), [add]),
-    }[what]()
+    }
+    subject = subjects[what]()
     value: Any = {"model": "question", "tool": {"a": 1, "b": 2}, "agent": ASK}[what]
     with ExitStack() as stack:
         callbacks: list[Any] = [other]
