@@ -8,6 +8,7 @@ import typer
 
 from langchain_vluna.cli.doctor import doctor
 from langchain_vluna.cli.exits import Commands
+from langchain_vluna.cli.fault import fault
 from langchain_vluna.cli.ledger import balance, grant, price, ratings
 from langchain_vluna.cli.limits import quota, rate
 from langchain_vluna.cli.outbox import outbox
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (doctor, serve, grant, price, quota, rate, balance, ratings, report):
+for command in (doctor, serve, fault, grant, price, quota, rate, balance, ratings, report):
     app.command(command.__name__)(command)
 app.add_typer(outbox, name="outbox")
 

@@ -115,7 +115,7 @@ def balance(
     db: Db = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a customer of an embedded gate has left, or all customers."""
+    """Show what customers of an embedded gate have left."""
     with opened_ledger(db) as local:
         if principal_id is None:
             accounts = local.accounts()
@@ -135,7 +135,7 @@ def ratings(
     db: Db = None,
     as_json: Json = False,
 ) -> None:
-    """Show what an embedded gate recorded: each commit and ingest, newest last."""
+    """Show each commit and ingest of an embedded gate, newest last."""
     with opened_ledger(db) as local:
         found = [one for one in local.ratings(principal_id) if not quarantined or one.status == "quarantined"]
     shown = found[-last:] if last else found

@@ -26,6 +26,7 @@ OfPrincipal = Annotated[
     str | None,
     typer.Option("--principal", help="Show what this customer has used; needed with the service.", show_default=False),
 ]
+Lift = Annotated[bool, typer.Option("--lift", help="Take the limit of this window away.")]
 Kind = Literal["quota", "rate"]
 
 
@@ -34,14 +35,15 @@ def quota(
     feature_code: Feature = None,
     limit: Limit = None,
     window: Window = "1d",  # type: ignore[assignment]  # text, as typed: the parser reads it
+    lift: Lift = False,
     principal_id: OfPrincipal = None,
     user_id: User = None,
     db: Db = None,
     as_json: Json = False,
 ) -> None:
     """Allow so many units per window; without a limit, show quotas."""
-    if feature_code is not None and limit is not None:
-        _set("quota", feature_code, limit, window, db, as_json=as_json)
+    if feature_code is not None and (lift or limit is not None):
+        _set("quota", feature_code, None if lift else limit, window, db, as_json=as_json)
     else:
         _show("quota", feature_code, principal_id, user_id, db, as_json=as_json)
 
@@ -51,24 +53,26 @@ def rate(
     feature_code: Feature = None,
     limit: Limit = None,
     window: Window = "1m",  # type: ignore[assignment]  # as above
+    lift: Lift = False,
     principal_id: OfPrincipal = None,
     user_id: User = None,
     db: Db = None,
     as_json: Json = False,
 ) -> None:
     """Allow so many runs per window; without a limit, show rates."""
-    if feature_code is not None and limit is not None:
-        _set("rate", feature_code, limit, window, db, as_json=as_json)
+    if feature_code is not None and (lift or limit is not None):
+        _set("rate", feature_code, None if lift else limit, window, db, as_json=as_json)
     else:
         _show("rate", feature_code, principal_id, user_id, db, as_json=as_json)
 
 
-def _set(kind: Kind, feature_code: str, limit: int, window: int, db: Path | None, *, as_json: bool) -> None:
+def _set(kind: Kind, feature_code: str, limit: int | None, window: int, db: Path | None, *, as_json: bool) -> None:
     with opened_ledger(db, create=True) as local:
         change = local.quota if kind == "quota" else local.rate
         change(feature_code, limit, window)
-    done = PolicyView(feature_code.strip().lower(), kind, limit, window)
-    emit(done, lambda: _policy_table([done]), as_json=as_json)
+    done = {"feature_code": feature_code.strip().lower(), "kind": kind, "limit": limit, "window_sec": window}
+    what = "without limit" if limit is None else f"at most {limit:,}"
+    emit(done, lambda: f"{kind} of {done['feature_code']} per {window:,} s: {what}", as_json=as_json)
 
 
 def _show(

@@ -55,7 +55,9 @@ def list_rows(
     *,
     states: Annotated[
         list[State] | None,
-        typer.Option("--state", help="Only rows in this state; can be repeated.", show_default=False),
+        typer.Option(
+            "--state", help="Only rows in this state; can be repeated; all but canceled by default.", show_default=False
+        ),
     ] = None,
     principal_id: Principal = None,
     most: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many to show, oldest first.")] = 100,
@@ -63,7 +65,7 @@ def list_rows(
     db: Db = None,
     as_json: Json = False,
 ) -> None:
-    """List what waits, oldest first; without --state, memories of cancelled runs are left out."""
+    """List what waits, oldest first."""
     wanted = tuple(states or (state for state in State if state not in _HIDDEN))
     with _desk(db, path) as (desk, alive):
         if desk is None:
@@ -124,7 +126,7 @@ def retry(
     db: Db = None,
     as_json: Json = False,
 ) -> None:
-    """Try again what the gate refused for good, once the reason is mended."""
+    """Try again what the gate refused, once the reason is mended."""
     if every == bool(row_ids):
         msg = "name the rows to try again, or give --all"
         raise ConfigurationError(msg)
@@ -152,7 +154,7 @@ def export(
     db: Db = None,
     as_json: Json = False,
 ) -> None:
-    """Write all rows as lines of JSON, without the secrets of their leases; --json makes it one list."""
+    """Write all rows as lines of JSON; --json makes it one list."""
     with _desk(db, path) as (desk, _):
         lines: Iterator[str] = iter(()) if desk is None else desk.export()
         if as_json:

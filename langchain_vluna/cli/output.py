@@ -51,7 +51,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     """Return a table; a column whose name ends with `>` is of numbers, one that ends with `*` is never cut."""
     lines = list(rows)
     if not lines:
-        return "nothing to show"
+        return title or "nothing to show"
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     for column in columns:
         name = column.rstrip(">*")

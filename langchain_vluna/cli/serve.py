@@ -51,7 +51,7 @@ def serve(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Serve an embedded gate over HTTP, for any language and any official SDK."""
+    """Serve an embedded gate over HTTP, for any language."""
     from langchain_vluna.server.listening import base_url, listen, web_server
 
     key = _own_key()

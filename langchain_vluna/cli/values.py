@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 import typer
 
 __all__ = ["ago", "moment", "money", "seconds", "shown", "usd", "xusd"]
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_SPAN = re.compile(r"(\d+)\s*([smhdw]?)")
+_SPAN = re.compile(r"(\d{1,9})\s*([smhdw]?)")
+_AMOUNT = re.compile(r"(?P<sign>\$?)(?P<number>-?\d{1,20}(\.\d{1,20})?)\s*(?P<unit>x?usd)?")
 _XUSD = 1_000_000
 
 
 def xusd(text: str) -> int:
     """Read an amount: XUSD (millionths of a USD), or USD written as `5usd` or `$5`."""
     plain = text.strip().lower().replace(",", "").replace("_", "")
-    dollars = plain.startswith("$") or plain.endswith("usd")
-    if plain.endswith("xusd"):
-        dollars, plain = False, plain.removesuffix("xusd")
-    try:
-        amount = Decimal(plain.removeprefix("$").removesuffix("usd")) * (_XUSD if dollars else 1)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount != amount.to_integral_value():
+    found = _AMOUNT.fullmatch(plain)
+    amount = Decimal(found["number"]) if found is not None else Decimal("0.1")
+    if found is not None and (found["sign"] or found["unit"] == "usd"):
+        amount *= _XUSD
+    if amount != amount.to_integral_value():
         msg = f"{text!r} is no amount; write whole XUSD, such as 2500, or USD, such as 0.0025usd"
         raise typer.BadParameter(msg)
     return int(amount)
@@ -42,11 +40,11 @@ def seconds(text: str) -> int:
 
 def moment(text: str, now: datetime) -> datetime:
     """Read a point in time: a date, an ISO time, or a span such as `7d`, which means that long ago."""
-    if _SPAN.fullmatch(text.strip().lower()):
-        return now - timedelta(seconds=seconds(text))
     try:
+        if _SPAN.fullmatch(text.strip().lower()):
+            return now - timedelta(seconds=seconds(text))
         read = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         msg = f"{text!r} is no time; write 2026-01-31, 2026-01-31T12:00, or a span such as 7d for that long ago"
         raise typer.BadParameter(msg) from None
     return read if read.tzinfo is not None else read.replace(tzinfo=UTC)

@@ -36,6 +36,7 @@ class LedgerKit:
         self.ledger = local
         self.price = local.price
         self.grant = local.grant
+        self.withdraw = local.withdraw
         self.quota = local.quota
         self.rate = local.rate
         self.budget = local.budget
@@ -48,6 +49,8 @@ class LedgerKit:
         self.budgets = local.budgets
         self.quota_used = local.quota_used
         self.fault = local.fault
+        self.mend = local.mend
+        self.expire_leases = local.expire_leases
         self.advance = local.advance
 
     @property

@@ -53,7 +53,7 @@ def doctor(
     db: Db = None,
     as_json: Json = False,
 ) -> None:
-    """Check settings, clock, connection, signature, customer, features, prices and outbox."""
+    """Check settings, connection, signature, features, prices, outbox."""
     chosen = _meter_mode(meters)
     codes = [check_feature_code(code) for code in features or ()]
     identity = None if principal_id is None else Identity(principal_id, user_id)

@@ -52,7 +52,7 @@ def report(
     db: Db = None,
     as_json: Json = False,
 ) -> None:
-    """Show what an embedded gate charged by day, feature, model, customer and thread."""
+    """Show what an embedded gate charged: tables, a page, numbers."""
     now = datetime.now(UTC)  # noqa: TID251 -- the one clock of this command
     first = None if since is None else moment(since, now)
     last = None if until is None else moment(until, now)

@@ -22,6 +22,7 @@ _ROW = 26
 _AMOUNTS = 110
 _LONGEST_NAME = 36
 _MOST_LABELS = 12
+_WIDEST = 60
 
 
 def columns(points: Sequence[Point], title: str) -> str:
@@ -35,17 +36,16 @@ def columns(points: Sequence[Point], title: str) -> str:
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{usd(tick)}</text>')
     step = width / max(len(points), 1)
+    wide = min(step * 0.8, _WIDEST)
     every = -(-len(points) // _MOST_LABELS)
     for number, (label, amount) in enumerate(points):
-        x, tall = _LEFT + number * step, height * max(amount, 0) / most
+        middle, tall = _LEFT + (number + 0.5) * step, height * max(amount, 0) / most
         parts.append(
-            f'<rect class="bar" x="{x + step * 0.1:.1f}" y="{_TOP + height - tall:.1f}" width="{step * 0.8:.1f}" '
+            f'<rect class="bar" x="{middle - wide / 2:.1f}" y="{_TOP + height - tall:.1f}" width="{wide:.1f}" '
             f'height="{tall:.1f}"><title>{escape(label)}: {usd(amount)}</title></rect>'
         )
         if number % every == 0:
-            parts.append(
-                f'<text x="{x + step / 2:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(label[5:])}</text>'
-            )
+            parts.append(f'<text x="{middle:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(label[5:])}</text>')
     return _svg(_HEIGHT, title, parts)
 
 
