@@ -53,14 +53,19 @@ class Sources:
         Raises:
             ConfigurationError: Nobody says who.
         """
-        principal = self.first("principal_id") or resolve(options.principal_id, info)
+        # An empty text is an answer, and a wrong one: the next source would charge somebody else.
+        principal, user = self.first("principal_id"), self.first("user_id")
+        if principal is None:
+            principal = resolve("principal_id", options.principal_id, info)
+        if user is None:
+            user = resolve("user_id", options.user_id, info)
         if not principal:
             msg = (
                 f"no principal for {info.kind} {info.name!r}: pass principal_id= to VlunaCallbackHandler,"
                 " config={'metadata': {'vluna_principal_id': ...}}, or with gate.identity(principal_id=...)"
             )
             raise ConfigurationError(msg, feature_code=info.feature_code)
-        return Identity(principal, self.first("user_id") or resolve(options.user_id, info))
+        return Identity(principal, user)
 
 
 def sources(metadata: Mapping[str, Any]) -> Sources:
