@@ -181,6 +181,8 @@ class Usage:
     source: UsageSource = "reported"
     model: str | None = None
     """The model that served the call, where the provider said so."""
+    extra: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Work beside tokens that the provider says it did, such as `web_search`; see `langchain_vluna.usage.extra`."""
 
     @property
     def total_tokens(self) -> int:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.outputs import LLMResult
@@ -73,7 +74,8 @@ class ModelMeter:
         reported = reports.settle(usage.read_result(result), parent_run_id=batch, batch_size=self.batch_size)
         if reported.usage is None:
             reported = reported.or_else(self._streamed)
-        return self._complete(reported, max(usage.estimate_result_tokens(result), self._delivered_tokens))
+        delivered = max(usage.estimate_result_tokens(result), self._delivered_tokens)
+        return self._complete(reported, delivered, usage.extra_work(result))
 
     def decided(self, outputs: object) -> UsageBody | None:
         """Return what a finished decision model is charged."""
@@ -83,10 +85,13 @@ class ModelMeter:
         """Return what a run that never ends is charged where the user wants an estimate charged."""
         return self._body(Usage(self._prompt_tokens, 0, source="estimated"))
 
-    def _complete(self, reported: usage.Reported, delivered: int) -> UsageBody | None:
+    def _complete(
+        self, reported: usage.Reported, delivered: int, extra: Mapping[str, int] | None = None
+    ) -> UsageBody | None:
         if reported.usage is None and self._options.on_missing_usage == "cancel":
             return None
-        return self._body(reported.complete(prompt_estimate=self._prompt_tokens, delivered_estimate=delivered))
+        used = reported.complete(prompt_estimate=self._prompt_tokens, delivered_estimate=delivered)
+        return self._body(replace(used, extra=extra) if extra else used)
 
     def _body(self, used: Usage) -> UsageBody | None:
         if not used.total_tokens:
@@ -95,6 +100,8 @@ class ModelMeter:
         labels = {**self.spec.labels, "usage_source": used.source}
         if used.model:
             labels["model"] = used.model
+        if used.extra:
+            labels["extra_work"] = ",".join(f"{kind}={count}" for kind, count in used.extra.items())
         body = wire.commit_body(feature_code=self.spec.feature_code, quantity=quantity, meters=meters, labels=labels)
         return UsageBody(body, used.source, used)
 

@@ -25,7 +25,7 @@ class Surroundings:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-_CURRENT: ContextVar[Surroundings] = ContextVar("vluna_surroundings", default=Surroundings())
+_CURRENT: ContextVar[Surroundings] = ContextVar("vluna_surroundings", default=Surroundings())  # noqa: B039 -- it is frozen
 
 
 def surroundings() -> Surroundings:

@@ -1,5 +1,8 @@
 """Work of a model run that its tokens do not show: tools the provider runs, images it makes.
 
+What is seen is on the label `extra_work` of its charge, and in `Usage.extra` for a `meters` callable, which can put
+it on meters of its own.
+
 | work | seen | where |
 | --- | --- | --- |
 | Anthropic web search, web fetch | yes | `usage.server_tool_use`; streamed: the `server_tool_use` blocks |
