@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_vluna import naming, usage
+from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.wire import rules
-from langchain_vluna.callbacks.identity import sources
+from langchain_vluna.callbacks.identity import Sources, sources
 from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
 from langchain_vluna.callbacks.options import HandlerOptions, RunInfo, own_labels, resolve, tool_quantity
 from langchain_vluna.gate.ambient import current_scopes
@@ -35,6 +36,16 @@ class Started:
         return self.metadata.get("langgraph_checkpoint_ns")
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a run is called. Names no code can be made of are fine where the user gives a code."""
+
+    name: str
+    provider: str | None
+    feature_code: str
+    trouble: ConfigurationError | None = None
+
+
 def model_run(
     started: Started, options: HandlerOptions, tree: RunTree, prompts: Sequence[Any], params: Any
 ) -> ModelMeter:
@@ -44,19 +55,11 @@ def model_run(
         ConfigurationError: Nobody pays, or a value cannot be sent.
     """
     invocation = params.get("invocation_params") or {}
-    provider, model = naming.provider_and_model(started.serialized, started.metadata, invocation)
     prompt_tokens = usage.estimate_prompt_tokens(prompts, invocation)
-    info = _info(
-        started,
-        tree,
-        "model",
-        name=model,
-        provider=provider,
-        feature_code=naming.model_feature_code(provider, model),
-    )
-    info = replace(info, prompt_tokens=prompt_tokens)
+    named = _named_model(started, invocation)
+    info = _info(started, tree, "model", named, prompt_tokens)
     limit = usage.requested_max_tokens(started.metadata, invocation, started.serialized)
-    spec = _spec(started, options, tree, info, options.estimated_quantity(info, limit))
+    spec = _spec(started, options, tree, info, named, options.estimated_quantity(info, limit))
     return ModelMeter(spec, options, prompt_tokens=prompt_tokens, batch_size=params.get("batch_size") or 1)
 
 
@@ -68,48 +71,66 @@ def tool_run(
     Raises:
         ConfigurationError: Nobody pays, or a value cannot be sent.
     """
-    how = tool_quantity(options.tools if kind == "tool" else options.retrievers, name)
+    option = "tools" if kind == "tool" else "retrievers"
+    how = tool_quantity(option, getattr(options, option), name)
     if how is None:
         return None
-    feature = naming.tool_feature_code(name) if kind == "tool" else naming.model_feature_code("retriever", name)
-    info = _info(started, tree, kind, name=name, provider=None, feature_code=feature)
-    return ToolMeter(_spec(started, options, tree, info, None if callable(how) else 1), how, inputs)
+    named = _named_tool(kind, name)
+    info = _info(started, tree, kind, named)
+    return ToolMeter(_spec(started, options, tree, info, named, None if callable(how) else 1), how, inputs)
 
 
-def _info(
-    started: Started, tree: RunTree, kind: RunKind, *, name: str, provider: str | None, feature_code: str
-) -> RunInfo:
+def _named_model(started: Started, invocation: Mapping[str, Any]) -> _Named:
+    provider: str | None = None
+    model = ""
+    try:
+        provider, model = naming.provider_and_model(started.serialized, started.metadata, invocation)
+        return _Named(model, provider, naming.model_feature_code(provider, model))
+    except ConfigurationError as trouble:
+        return _Named(model, provider, "", trouble)
+
+
+def _named_tool(kind: RunKind, name: str) -> _Named:
+    try:
+        code = naming.tool_feature_code(name) if kind == "tool" else naming.model_feature_code("retriever", name)
+    except ConfigurationError as trouble:
+        return _Named(name, None, "", trouble)
+    return _Named(name, None, code)
+
+
+def _info(started: Started, tree: RunTree, kind: RunKind, named: _Named, prompt_tokens: int | None = None) -> RunInfo:
     return RunInfo(
         kind=kind,
-        name=name,
-        provider=provider,
-        feature_code=feature_code,
+        name=named.name,
+        provider=named.provider,
+        feature_code=named.feature_code,
         metadata=started.metadata,
         tags=started.tags,
         run_id=started.run_id,
         parent_run_id=started.parent_run_id,
         root_run_id=tree.root(started.run_id, started.parent_run_id),
+        prompt_tokens=prompt_tokens,
     )
 
 
-def _spec(started: Started, options: HandlerOptions, tree: RunTree, info: RunInfo, estimate: int | None) -> RunSpec:
+def _spec(  # noqa: PLR0917 -- what a start event says, and what the user says of it
+    started: Started, options: HandlerOptions, tree: RunTree, info: RunInfo, named: _Named, estimate: int | None
+) -> RunSpec:
     said = sources(started.metadata)
-    own_code = said.first("feature_code")
-    family = said.first("feature_family_code") or resolve(options.feature_family_code, info)
     thread = started.metadata.get("thread_id")
+    family = said.first(
+        "feature_family_code", lambda: resolve("feature_family_code", options.feature_family_code, info)
+    )
     spec = RunSpec(
         run_id=info.run_id,
         parent_id=info.parent_run_id,
         root_id=info.root_run_id,
         kind=info.kind,
         identity=said.identity(options, info),
-        # A call's own feature code is meant for its models; tools keep theirs, or each would be charged as a model.
-        feature_code=naming.check_feature_code(own_code)
-        if own_code and info.kind == "model"
-        else options.feature_code(info),
-        feature_family_code=naming.check_family_code(family) if family else None,
+        feature_code=_feature_code(said, options, info, named),
+        feature_family_code=None if family is None else naming.check_family_code(family),
         estimated_quantity=estimate,
-        budget=said.first("budget") or resolve(options.budget, info),
+        budget=said.first("budget", lambda: resolve("budget", options.budget, info)),
         labels=_labels(info, {**own_labels(options.labels, info), **said.labels()}, thread),
         thread_id=None if thread is None else str(thread),
         scopes=current_scopes(),
@@ -117,6 +138,15 @@ def _spec(started: Started, options: HandlerOptions, tree: RunTree, info: RunInf
     if options.idempotency == "run" or thread is None:
         return spec
     return replace(spec, step=_step(started, spec, tree))
+
+
+def _feature_code(said: Sources, options: HandlerOptions, info: RunInfo, named: _Named) -> str:
+    # A call's own feature code is meant for its models; tools keep theirs, or each would be charged as a model.
+    own = said.first("feature_code") if info.kind == "model" else None
+    code = options.feature_code(info) if own is None else naming.check_feature_code(own)
+    if not code and named.trouble is not None:
+        raise named.trouble
+    return code
 
 
 def _labels(info: RunInfo, own: Mapping[str, Any], thread: object) -> dict[str, str]:

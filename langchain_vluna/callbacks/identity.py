@@ -7,7 +7,7 @@ context, the handler's own options.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_vluna._core.errors import ConfigurationError
@@ -26,13 +26,13 @@ class Sources:
     def __init__(self, layers: tuple[Mapping[str, Any], ...]) -> None:
         self._layers = layers
 
-    def first(self, name: str) -> Any:
+    def first(self, name: str, otherwise: Callable[[], Any] = lambda: None) -> Any:
         """Return the value of the first source that has one."""
         for layer in self._layers:
             value = layer.get(name)
             if value is not None:
                 return value
-        return None
+        return otherwise()
 
     def labels(self) -> dict[str, Any]:
         """Return the labels of all sources, the first ones winning."""
@@ -54,11 +54,8 @@ class Sources:
             ConfigurationError: Nobody says who.
         """
         # An empty text is an answer, and a wrong one: the next source would charge somebody else.
-        principal, user = self.first("principal_id"), self.first("user_id")
-        if principal is None:
-            principal = resolve("principal_id", options.principal_id, info)
-        if user is None:
-            user = resolve("user_id", options.user_id, info)
+        principal = self.first("principal_id", lambda: resolve("principal_id", options.principal_id, info))
+        user = self.first("user_id", lambda: resolve("user_id", options.user_id, info))
         if not principal:
             msg = (
                 f"no principal for {info.kind} {info.name!r}: pass principal_id= to VlunaCallbackHandler,"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from langchain_vluna import naming
-from langchain_vluna._core.errors import ConfigurationError
+from langchain_vluna._core.errors import ConfigurationError, VlunaError
 from langchain_vluna._core.types import Usage
 from langchain_vluna._core.wire import rules
 from langchain_vluna.gate.policy import choose
@@ -26,6 +26,7 @@ __all__ = [
     "RunInfo",
     "ToolQuantity",
     "Tools",
+    "asked",
     "own_labels",
     "resolve",
     "tool_quantity",
@@ -115,7 +116,7 @@ class HandlerOptions:
     def feature_code(self, info: RunInfo) -> str:
         """Return the feature code of a run: the user's own, by code or by name, else the default."""
         if callable(self.features):
-            own = self.features(info)
+            own = asked("features", self.features, info)
             return info.feature_code if own is None else naming.check_feature_code(own)
         return self._features.get(info.feature_code) or self._features.get(info.name) or info.feature_code
 
@@ -124,13 +125,30 @@ class HandlerOptions:
         if self.estimate == "auto":
             return None if info.prompt_tokens is None else info.prompt_tokens + (max_tokens or 0)
         if callable(self.estimate):
-            return self.estimate(info)
+            estimated = asked("estimate", self.estimate, info)
+            _check_estimate(estimated)
+            return estimated
         return self.estimate
 
 
-def resolve(choice: Callable[[RunInfo], T] | T, info: RunInfo) -> T:
+def asked(option: str, function: Callable[..., T], *told: object) -> T:
+    """Return what a callable option says.
+
+    Raises:
+        ConfigurationError: It raised. Any other error would be an agent's to swallow, and say nothing of its cause.
+    """
+    try:
+        return function(*told)
+    except VlunaError:
+        raise
+    except Exception as error:
+        msg = f"the {option}= callable of the handler raised {error!r}; nothing was run or charged"
+        raise ConfigurationError(msg) from error
+
+
+def resolve(option: str, choice: Callable[[RunInfo], T] | T, info: RunInfo) -> T:
     """Return an option's value for a run."""
-    return choice(info) if callable(choice) else choice
+    return asked(option, choice, info) if callable(choice) else choice
 
 
 def own_labels(labels: Labels, info: RunInfo) -> Mapping[str, str]:
@@ -139,20 +157,21 @@ def own_labels(labels: Labels, info: RunInfo) -> Mapping[str, str]:
     Raises:
         ConfigurationError: They are no mapping of text to text.
     """
-    return rules.labels(_mapping("labels", resolve(labels, info) or {}))
+    return rules.labels(_mapping("labels", resolve("labels", labels, info) or {}))
 
 
-def tool_quantity(tools: Tools, name: str) -> ToolQuantity | None:
+def tool_quantity(option: str, tools: Tools, name: str) -> ToolQuantity | None:
     """Return how a tool of this name is measured; `None` where it is not gated."""
     if tools is None:
         return None
     if tools == "all":
         return "calls"
     if callable(tools):
-        chosen = tools(name)
-        if chosen is True:
-            return "calls"
-        return chosen or None
+        chosen = asked(option, tools, name)
+        if isinstance(chosen, bool) or chosen is None:
+            return "calls" if chosen else None
+        _check_quantity(option, chosen)
+        return chosen
     if isinstance(tools, Mapping):
         return tools.get(name)
     return "calls" if name in tools else None
@@ -187,5 +206,9 @@ def _check_tools(option: str, tools: object) -> None:
         msg = f"{option} must hold names as text, got {nameless[0]!r}; a tool object has its name in `.name`"
         raise ConfigurationError(msg)
     for how in tools.values() if isinstance(tools, Mapping) else ():
-        if not callable(how):
-            choose(f"{option}: quantity", how, Literal["calls", "seconds", "bytes"])
+        _check_quantity(option, how)
+
+
+def _check_quantity(option: str, how: object) -> None:
+    if not callable(how):
+        choose(f"{option}: quantity", how, Literal["calls", "seconds", "bytes"])

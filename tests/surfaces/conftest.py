@@ -41,6 +41,14 @@ def make_till(request: pytest.FixtureRequest, stand: tuple[Stand, str]) -> Itera
 
 
 @pytest.fixture
+def local_till() -> Iterator[Till]:
+    """A till in process, for what never reaches a wire."""
+    till = Till("tutorial")
+    yield till
+    till.close()
+
+
+@pytest.fixture
 def till(make_till: MakeTill) -> Till:
     """A till with money."""
     return make_till()
