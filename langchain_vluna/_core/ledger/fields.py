@@ -207,7 +207,13 @@ def _text(value: object) -> str:
 
 
 def _number_as_text(value: float) -> str:
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        # A whole number of hundreds of digits, which JavaScript reads as this.
+        number = math.inf if value > 0 else -math.inf
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
     if abs(number) < 1e21 and number.is_integer():  # noqa: PLR2004 -- from there on JavaScript writes exponents
         return str(value if isinstance(value, int) and abs(value) <= _SAFE else int(number))
     return re.sub(r"e([+-])0(\d)$", r"e\1\2", repr(number))
