@@ -22,8 +22,8 @@ class Subject(Protocol):
     gates: bool
     """Whether it asks somebody for leave before the work, so that it has gate calls and leases."""
 
-    def handler(self) -> BaseCallbackHandler | None:
-        """Return the handler, the same one each time; `None` where there is only a middleware."""
+    def handler(self, customer: str = CUSTOMER) -> BaseCallbackHandler | None:
+        """Return the handler for a customer, the same one each time; `None` where there is only a middleware."""
 
     def middleware(self) -> Any:
         """Return its agent middleware, `None` where it has none."""
@@ -65,7 +65,7 @@ class Desk:
 
     def config(self, customer: str = CUSTOMER, **more: Any) -> Any:
         """Return a call's config with the handler, as its users attach it."""
-        handler = self.subject.handler()
+        handler = self.subject.handler(customer)
         return {"callbacks": [handler] if handler else [], "metadata": self.subject.metadata(customer), **more}
 
     def middleware(self) -> list[Any]:

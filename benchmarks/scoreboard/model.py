@@ -154,7 +154,7 @@ class TrueEmbeddings(Embeddings):
 
     @override
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        await asyncio.sleep(0)  # noqa: TID251 -- lets others run, as a provider's answer would
+        await asyncio.sleep(0)
         return self.embed_documents(texts)
 
 
