@@ -16,7 +16,7 @@ from langchain_vluna._core.config import RetryPolicy, Settings, Wire
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna._core.types import Call, Identity, Transport
-from langchain_vluna._core.wire import Reply, WireState
+from langchain_vluna._core.wire import Reply, WireState, rules
 from langchain_vluna._io.client import Client, Verbs
 from langchain_vluna._io.local import LocalGate
 from langchain_vluna._io.outbox import Durability, Outbox
@@ -176,7 +176,7 @@ class Gate(Verbs):
             feature_family_code=feature_family_code,
             estimated_quantity=estimated_quantity,
             budget=budget,
-            labels={"run_id": run_id, **(labels or {})},
+            labels={"run_id": run_id, **rules.labels(labels)},
         )
         return Work(spec, self._engine)
 

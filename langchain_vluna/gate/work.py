@@ -12,6 +12,7 @@ from typing import Self
 from langchain_vluna._core import wire
 from langchain_vluna._core.errors import ConfigurationError, VlunaError, blocking
 from langchain_vluna._core.exchange import Flow
+from langchain_vluna._core.wire import rules
 from langchain_vluna.gate.engine import Engine
 from langchain_vluna.gate.liveness import find_caller
 from langchain_vluna.gate.spec import OpenRun, RunSpec, UsageBody
@@ -29,6 +30,7 @@ class Work:
     """
 
     def __init__(self, spec: RunSpec, engine: Engine) -> None:
+        rules.labels(spec.labels)  # now, for they are sent when the work is done
         self.spec = spec
         self._engine = engine
         self._open: OpenRun | None = None

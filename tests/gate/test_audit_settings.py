@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.messages import AIMessage
 
-from langchain_vluna import ConfigurationError, Gate, VlunaCallbackHandler, VlunaMiddleware
+from langchain_vluna import ConfigurationError, Gate, GatedEmbeddings, VlunaCallbackHandler, VlunaMiddleware
 from langchain_vluna.testing.models import ScriptedChatModel
 
 
@@ -100,3 +101,18 @@ def test_a_deep_copy_of_a_handler_is_the_handler(gate: Gate) -> None:
     handler = VlunaCallbackHandler(gate, principal_id="customer")
     assert handler is copy.deepcopy(handler)
     assert handler is copy.deepcopy({"callbacks": [handler]})["callbacks"][0]
+
+
+@pytest.mark.parametrize("labels", ["team", 5, {"team": 1}])
+def test_labels_of_work_are_checked_before_it(gate: Gate, labels: Any) -> None:
+    """Labels travel with the commit, so a wrong one would be found when the work is done and cannot be charged."""
+    with pytest.raises(ConfigurationError, match="label"):
+        gate.run(feature_code="report", principal_id="customer", labels=labels)
+
+
+def test_labels_that_surround_embeddings_are_checked_before_them(gate: Gate) -> None:
+    """The surrounding labels of a wrapper are checked before it calls what it wraps."""
+    embeddings = GatedEmbeddings(DeterministicFakeEmbedding(size=2), gate, feature_code="embed", principal_id="me")
+    with gate.identity(labels={"team": 1}), pytest.raises(ConfigurationError, match="label"):
+        embeddings.embed_query("Hello")
+    assert 0 == gate.local_gate.requests["authorize"]

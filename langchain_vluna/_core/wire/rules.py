@@ -111,6 +111,8 @@ def meters(values: Mapping[str, int] | None) -> list[dict[str, str]]:
 
 def labels(values: Mapping[Any, Any] | None) -> dict[str, str]:
     """Return labels that the gate stores as they are."""
+    if values is not None and not isinstance(values, Mapping):
+        _refuse("labels", "a mapping of text to text", values)
     for key, value in (values or {}).items():
         if not isinstance(key, str) or not key.strip():
             _refuse("a label's name", "a string that is not blank", key)
