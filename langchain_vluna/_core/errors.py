@@ -60,6 +60,7 @@ class VlunaError(ModelError):
         principal_id: str | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        outcome_unknown: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -74,6 +75,8 @@ class VlunaError(ModelError):
         self.request_id = request_id
         self.retry_after = retry_after
         """Seconds the gate asked to wait, where it did."""
+        self.outcome_unknown = outcome_unknown
+        """Whether an attempt of the call may have been carried out, although it ended in this error."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _revive, (_plain_class(type(self)), self.message, dict(vars(self)))
@@ -91,9 +94,7 @@ class GateUnavailable(VlunaError):
     """No usable answer within the retry budget; whether the gate acted is unknown."""
 
     def __init__(self, message: str, *, outcome_unknown: bool = True, **details: Any) -> None:
-        super().__init__(message, **details)
-        self.outcome_unknown = outcome_unknown
-        """False when no attempt can have reached the gate."""
+        super().__init__(message, outcome_unknown=outcome_unknown, **details)
 
 
 class GateRejected(VlunaError):

@@ -137,7 +137,7 @@ class _Course:
         self._policy = policy
         self._request_id = sources.nonce()
         self._tries = 0
-        self._reached = False
+        self._reached = self._unanswered = False
         self._mistaken: VlunaError | None = None
         self._speak(state.generation_for(call))
 
@@ -192,6 +192,7 @@ class _Course:
 
     def lost(self, failure: TransportFailure) -> VlunaError:
         self._reached |= failure.sent
+        self._unanswered |= failure.sent
         return GateUnavailable(
             f"{wire.subject(self._call)}: no answer from the gate: {failure}; check network and VLUNA_SERVICE_BASE_URL",
             outcome_unknown=self._reached,
@@ -212,8 +213,11 @@ class _Course:
     def refused(self, reply: wire.Reply) -> VlunaError | None:
         """Return what to wait on; `None` to go on at once, in another generation."""
         error = wire.judge(self._call, reply, request_id=self._request_id)
+        # What is refused now may have been carried out at an earlier attempt, whose answer was lost.
+        error.outcome_unknown |= self._unanswered
         if wire.retryable(reply):
             self._reached = True
+            self._unanswered = error.outcome_unknown
             return error
         if wire.passed_authentication(reply):
             self._state.learn(self._call, self.used, reply)

@@ -258,7 +258,8 @@ class _Tools:
         return cls(
             blocking=_Kind(lambda: httpx.HTTPTransport(**settings), unsent),
             nonblocking=_aiohttp(settings) if fast else _Kind(lambda: httpx.AsyncHTTPTransport(**settings), unsent),
-            foreign=(httpx.HTTPError, OSError),
+            # httpx-aiohttp lets some of aiohttp's own through, such as that of a bad status line.
+            foreign=(httpx.HTTPError, OSError, *((importlib.import_module("aiohttp").ClientError,) if fast else ())),
             origin=origin,
             headers={
                 "accept": "application/json",

@@ -226,8 +226,8 @@ class RunBook:
             yield from self._records.intent(run)
             self._observers.admitted(run.row.attempt, run.spec, ())
             return
-        except (GateDenied, GateRejected, ConfigurationError):
-            self._records.answered(run, Event.REFUSED)
+        except (GateDenied, GateRejected, ConfigurationError) as error:
+            self._records.answered(run, Event.ABANDONED if error.outcome_unknown else Event.REFUSED)
             raise
         except BaseException:
             self._records.answered(run, Event.ABANDONED)
