@@ -139,11 +139,9 @@ def _judge(plan: Plan, verdict: Verdict) -> None:
             verdict.double.append(f"double: run {run}: {found}, killed {where}")
         elif found != [(principal, tokens, "applied")]:
             verdict.divergent.append(f"divergent: run {run}: {found}, not {tokens} of {principal}, killed {where}")
-    for run, found in charged.items():
-        if run not in started or len(found) > 1:
-            verdict.double.append(f"double: run {run}, cut short: {found}, killed {where}")
-    if plan.durable:
-        verdict.open_leases += sum(not lease.commits for lease in gate.leases("active"))
+    for run in (run for run, found in charged.items() if run not in started or len(found) > 1):
+        verdict.double.append(f"double: run {run}, cut short: {charged[run]}, killed {where}")
+    verdict.open_leases += plan.durable * sum(not lease.commits for lease in gate.leases("active"))
     for principal in PRINCIPALS:
         spent = _PRICE * sum(r.quantity for r in gate.ratings(principal) if r.status == "applied")
         if gate.balance(principal) != _GRANT - spent:

@@ -94,9 +94,9 @@ class KillingGate(LocalGate):
 
 def watch_statements(killer: Killer) -> None:
     """Let the outbox's connections of this process report the statements that a point is named after."""
-    pattern = _STATEMENTS.get(killer.point)
-    if pattern is None:
+    if killer.point not in _STATEMENTS:
         return
+    pattern = _STATEMENTS[killer.point]
 
     class Watched(sqlite3.Connection):
         def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
@@ -117,4 +117,4 @@ def watch_statements(killer: Killer) -> None:
         def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
             return plain(*args, factory=Watched, **kwargs)
 
-    schema.sqlite3 = Sqlite()  # type: ignore[assignment]
+    schema.sqlite3 = Sqlite()  # type: ignore[attr-defined, assignment]
