@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     )
     from langchain_vluna._core.types import BatchItem, Hint, Transport, Usage
     from langchain_vluna._io.local import LocalGate
-    from langchain_vluna.callbacks import RunInfo, VlunaCallbackHandler
+    from langchain_vluna.callbacks import VlunaCallbackHandler
     from langchain_vluna.callbacks.ambient import gated
+    from langchain_vluna.callbacks.options import RunInfo
     from langchain_vluna.gate import Alarm, Bill, Gate
     from langchain_vluna.middleware import VlunaMiddleware
     from langchain_vluna.wrappers import GatedEmbeddings
@@ -71,7 +72,7 @@ _HOMES = {
     "IdempotencyConflict": "_core.errors",
     "LocalGate": "_io.local",
     "RetryPolicy": "_core.config",
-    "RunInfo": "callbacks",
+    "RunInfo": "callbacks.options",
     "RunStateError": "_core.errors",
     "Settings": "_core.config",
     "Transport": "_core.types",

@@ -14,16 +14,19 @@ Guarantees:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from langchain_vluna._core import signing, wire
-from langchain_vluna._core.config import RetryPolicy, Settings
 from langchain_vluna._core.errors import GateProtocolError, GateUnavailable, TransportFailure, VlunaError
 from langchain_vluna._core.types import Call, HttpRequest
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from langchain_vluna._core.config import RetryPolicy, Settings
 
 __all__ = ["Effect", "Endpoint", "Flow", "Join", "Send", "Sources", "Wait", "backoff", "exchange"]
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from langchain_vluna._core.errors import GateRejected
-from langchain_vluna.gate.spec import RunKind
+
+if TYPE_CHECKING:
+    from langchain_vluna.gate.spec import RunKind
 
 __all__ = ["advised"]
 

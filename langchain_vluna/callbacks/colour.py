@@ -8,7 +8,6 @@ Whoever cannot be told gets the plain function: closed, never open.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import sys
@@ -19,7 +18,6 @@ from typing import Any
 
 from langchain_vluna._core.errors import VlunaError, blocking
 from langchain_vluna._core.exchange import Flow
-from langchain_vluna.callbacks.others import atell_others, tell_others
 
 __all__ = ["TwoColoured", "never_raises"]
 
@@ -40,14 +38,20 @@ class TwoColoured:
             try:
                 handler.gate.perform(flow(handler, None, *args, **kwargs))
             except VlunaError as error:
+                from langchain_vluna.callbacks.others import tell_others
+
                 blocked = blocking(error)
                 tell_others(name, handler, blocked, kwargs)
                 raise blocked from error.__cause__
 
         async def async_event(handler: Any, *args: Any, **kwargs: Any) -> None:
+            import asyncio
+
             try:
                 await handler.gate.aperform(flow(handler, asyncio.get_running_loop(), *args, **kwargs))
             except VlunaError as error:
+                from langchain_vluna.callbacks.others import atell_others
+
                 blocked = blocking(error)
                 await atell_others(name, handler, blocked, kwargs)
                 raise blocked from error.__cause__

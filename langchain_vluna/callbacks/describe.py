@@ -16,7 +16,7 @@ from langchain_vluna.gate.ambient import current_scopes
 from langchain_vluna.gate.spec import RunId, RunKind, RunSpec
 from langchain_vluna.gate.tree import RunTree
 
-__all__ = ["Started", "model_run", "tool_run"]
+__all__ = ["ModelMeter", "Started", "ToolMeter", "model_run", "started", "tool_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,18 @@ class _Named:
     provider: str | None
     feature_code: str
     trouble: ConfigurationError | None = None
+
+
+def started(serialized: Mapping[str, Any] | None, params: Mapping[str, Any]) -> Started:
+    """Read a start event; `params` are its keyword arguments."""
+    return Started(
+        run_id=params["run_id"],
+        parent_run_id=params.get("parent_run_id"),
+        serialized=serialized or {},
+        metadata=params.get("metadata") or {},
+        tags=tuple(params.get("tags") or ()),
+        tool_call_id=params.get("tool_call_id"),
+    )
 
 
 def model_run(

@@ -7,10 +7,9 @@ because the user has paid for the answer they carry.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from langchain_core.callbacks import BaseCallbackHandler
 
@@ -18,30 +17,31 @@ from langchain_vluna._core.errors import ConfigurationError, GateRejected, Vluna
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna.callbacks.advice import advised
 from langchain_vluna.callbacks.colour import TwoColoured, never_raises
-from langchain_vluna.callbacks.describe import Started, model_run, tool_run
-from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
-from langchain_vluna.callbacks.options import (
-    Choice,
-    Estimate,
-    Features,
-    HandlerOptions,
-    Idempotency,
-    Labels,
-    Meters,
-    OnAbort,
-    OnMissingUsage,
-    Tools,
-)
 from langchain_vluna.gate import Bill, Gate
-from langchain_vluna.gate.liveness import find_caller
-from langchain_vluna.gate.spec import OpenRun, RunId, RunKind, UsageBody
-from langchain_vluna.usage import BatchReports
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from langchain_vluna.callbacks.describe import Started
+    from langchain_vluna.callbacks.metering import ModelMeter, ToolMeter
+    from langchain_vluna.callbacks.options import (
+        Choice,
+        Estimate,
+        Features,
+        Idempotency,
+        Labels,
+        Meters,
+        OnAbort,
+        OnMissingUsage,
+        Tools,
+    )
+    from langchain_vluna.gate.spec import OpenRun, RunId, RunKind, UsageBody
 
 __all__ = ["VlunaCallbackHandler"]
 
 logger = logging.getLogger("langchain_vluna")
 
-Loop = asyncio.AbstractEventLoop | None
+Loop: TypeAlias = "asyncio.AbstractEventLoop | None"
 
 
 class VlunaCallbackHandler(BaseCallbackHandler):
@@ -96,6 +96,11 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         if not isinstance(gate, Gate):
             msg = f"a handler's gate must be a Gate, such as Gate.from_env() or Gate.local(), got {gate!r}"
             raise ConfigurationError(msg)
+        # What describes runs knows LangChain's messages, which take longer to import than all of this package.
+        from langchain_vluna.callbacks import describe
+        from langchain_vluna.callbacks.options import HandlerOptions
+        from langchain_vluna.usage import BatchReports
+
         self.gate = gate
         self._options = HandlerOptions(
             principal_id=principal_id,
@@ -112,6 +117,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
             on_abort=on_abort,
             idempotency=idempotency,
         )
+        self._describe = describe
         self._engine = gate.engine
         self._open = gate.engine.book.open_meter
         self._reports = BatchReports()
@@ -144,7 +150,8 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         self, loop: Loop, serialized: dict[str, Any] | None, messages: Sequence[Any], **params: Any
     ) -> Flow[None]:
         """Ask the gate whether a chat model may run."""
-        meter = model_run(_started(serialized, params), self._options, self._engine.tree, messages, params)
+        started = self._describe.started(serialized, params)
+        meter = self._describe.model_run(started, self._options, self._engine.tree, messages, params)
         yield from self._start(meter, loop)
 
     @TwoColoured
@@ -152,7 +159,8 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         self, loop: Loop, serialized: dict[str, Any] | None, prompts: Sequence[str], **params: Any
     ) -> Flow[None]:
         """Ask the gate whether a plain LLM may run."""
-        meter = model_run(_started(serialized, params), self._options, self._engine.tree, prompts, params)
+        started = self._describe.started(serialized, params)
+        meter = self._describe.model_run(started, self._options, self._engine.tree, prompts, params)
         yield from self._start(meter, loop)
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: Any, **_: Any) -> None:
@@ -180,7 +188,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     def on_llm_end(self, response: Any, *, run_id: RunId, **_: Any) -> Flow[None]:
         """Record what a model run used."""
         run = self._engine.book.find(run_id)
-        if run is not None and isinstance(run.meter, ModelMeter):
+        if run is not None and isinstance(run.meter, self._describe.ModelMeter):
             # Starts of one request share nothing else: async ones are told in tasks of their own.
             batch = run.spec.parent_id, run.spec.feature_code, run.caller.thread_id, run.caller.frame_id
             yield from self._end(run, run.meter.finished(response, self._reports, batch), "nothing to charge")
@@ -202,7 +210,9 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         """Ask the gate whether a tool may run."""
         name = (serialized or {}).get("name") or params.get("name") or "tool"
         inputs = params.get("inputs") or input_str
-        yield from self._start_tool(loop, _started(serialized, params), kind="tool", name=name, inputs=inputs)
+        yield from self._start_tool(
+            loop, self._describe.started(serialized, params), kind="tool", name=name, inputs=inputs
+        )
 
     @TwoColoured
     @never_raises
@@ -210,7 +220,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         """Record what a tool or retriever used."""
         self._leave(run_id)
         run = self._engine.book.find(run_id)
-        if run is not None and isinstance(run.meter, ToolMeter):
+        if run is not None and isinstance(run.meter, self._describe.ToolMeter):
             yield from self._end(run, run.meter.finished(output), "nothing to charge")
 
     @TwoColoured
@@ -229,7 +239,9 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     ) -> Flow[None]:
         """Ask the gate whether a retriever may run, where `retrievers` says so."""
         name = params.get("name") or (serialized or {}).get("name") or "retriever"
-        yield from self._start_tool(loop, _started(serialized, params), kind="retriever", name=name, inputs=query)
+        yield from self._start_tool(
+            loop, self._describe.started(serialized, params), kind="retriever", name=name, inputs=query
+        )
 
     on_retriever_end = on_tool_end
     on_retriever_error = on_tool_error
@@ -237,10 +249,10 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     @TwoColoured
     def on_chain_start(self, loop: Loop, serialized: Any, inputs: Any, **params: Any) -> Flow[None]:
         """Note what belongs together; a decision model, which comes as a chain, is asked for."""
-        started = _started(serialized, params)
+        started = self._describe.started(serialized, params)
         self._engine.tree.begin(started.run_id, started.parent_run_id, started.namespace)
         if params.get("run_type") == "llm":
-            meter = model_run(started, self._options, self._engine.tree, [str(inputs)], params)
+            meter = self._describe.model_run(started, self._options, self._engine.tree, [str(inputs)], params)
             yield from self._start(meter, loop)
 
     @TwoColoured
@@ -249,13 +261,13 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         """Notice what is still open below a chain that ended."""
         self._leave(run_id)
         run = self._engine.book.find(run_id)
-        if run is not None and isinstance(run.meter, ModelMeter):
+        if run is not None and isinstance(run.meter, self._describe.ModelMeter):
             yield from self._end(run, run.meter.decided(outputs), "nothing to charge")
 
     on_chain_error = on_tool_error
 
     def _start_tool(self, loop: Loop, started: Started, *, kind: RunKind, name: str, inputs: object) -> Flow[None]:
-        meter = tool_run(started, self._options, self._engine.tree, kind=kind, name=name, inputs=inputs)
+        meter = self._describe.tool_run(started, self._options, self._engine.tree, kind=kind, name=name, inputs=inputs)
         self._engine.tree.begin(
             started.run_id, started.parent_run_id, started.namespace, tool_call_id=started.tool_call_id
         )
@@ -263,10 +275,12 @@ class VlunaCallbackHandler(BaseCallbackHandler):
             yield from self._start(meter, loop)
 
     def _start(self, meter: ModelMeter | ToolMeter, loop: Loop) -> Flow[None]:
-        wants_fallback = self._engine.policy.on_orphan == "bill_estimate" and isinstance(meter, ModelMeter)
+        wants_fallback = self._engine.policy.on_orphan == "bill_estimate" and isinstance(
+            meter, self._describe.ModelMeter
+        )
         fallback = meter.fallback() if wants_fallback else None  # type: ignore[union-attr]
         try:
-            yield from self._engine.start(meter.spec, caller=find_caller(), meter=meter, fallback=fallback, loop=loop)
+            yield from self._engine.start(meter.spec, meter=meter, fallback=fallback, loop=loop)
         except VlunaError as error:
             self._engine.tree.failed(meter.spec.run_id)
             if isinstance(error, GateRejected):
@@ -282,14 +296,3 @@ class VlunaCallbackHandler(BaseCallbackHandler):
     def _leave(self, run_id: RunId) -> None:
         self._engine.tree.end(run_id)
         self._engine.watch.parent_ended(run_id)
-
-
-def _started(serialized: dict[str, Any] | None, params: dict[str, Any]) -> Started:
-    return Started(
-        run_id=params["run_id"],
-        parent_run_id=params.get("parent_run_id"),
-        serialized=serialized or {},
-        metadata=params.get("metadata") or {},
-        tags=tuple(params.get("tags") or ()),
-        tool_call_id=params.get("tool_call_id"),
-    )

@@ -21,7 +21,7 @@ from langchain_vluna._io.local import LocalGate
 from langchain_vluna._io.outbox import Outbox
 from langchain_vluna._io.transport import HttpTransport
 from langchain_vluna.gate import Alarm, Gate
-from langchain_vluna.gate.wiring import outbox_path
+from langchain_vluna.gate.parts import outbox_path
 
 __all__ = ["DEFAULT_DB", "Target", "is_loopback", "opened_ledger", "opened_outbox", "opened_target"]
 

@@ -10,11 +10,12 @@ from langchain_vluna._core.exchange import Flow
 from langchain_vluna._io.client import Client
 from langchain_vluna._io.outbox import Outbox
 from langchain_vluna._io.relay import Relay, RelayTimes, Settlement
+from langchain_vluna.gate.alarm import Alarm
 from langchain_vluna.gate.bill import Bills
 from langchain_vluna.gate.hints import Advice, OnHint
-from langchain_vluna.gate.liveness import Caller
+from langchain_vluna.gate.liveness import find_caller
 from langchain_vluna.gate.memo import DenyMemo
-from langchain_vluna.gate.observers import Alarm, Observers
+from langchain_vluna.gate.observers import Observers
 from langchain_vluna.gate.orphans import OrphanWatch
 from langchain_vluna.gate.policy import RunPolicy
 from langchain_vluna.gate.records import Records
@@ -69,7 +70,6 @@ class Engine:
         self,
         spec: RunSpec,
         *,
-        caller: Caller,
         meter: Meter,
         fallback: UsageBody | None = None,
         loop: asyncio.AbstractEventLoop | None,
@@ -78,7 +78,7 @@ class Engine:
         objection = self.observers.objection(spec.identity, spec.feature_code)
         if objection is not None:
             raise objection
-        run = yield from self.book.start(spec, caller=caller, meter=meter, fallback=fallback, loop=loop)
+        run = yield from self.book.start(spec, caller=find_caller(), meter=meter, fallback=fallback, loop=loop)
         if run is None:
             return None
         if run.objection is not None:

@@ -11,28 +11,16 @@ from dataclasses import dataclass
 from langchain_vluna._core.errors import GateDenied
 from langchain_vluna._core.types import Commit, Hint, Identity
 from langchain_vluna._io.relay import Outcome
+from langchain_vluna.gate.alarm import Alarm
 from langchain_vluna.gate.bill import Bill, BillKey, Bills
 from langchain_vluna.gate.hints import Advice
 from langchain_vluna.gate.spec import RunSpec, UsageBody
 
-__all__ = ["Alarm", "Observers"]
+__all__ = ["Observers"]
 
 logger = logging.getLogger("langchain_vluna")
 
 _MOST = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Work was done and not charged, or cannot be: somebody has to act."""
-
-    kind: str
-    """`quarantined`: recorded by the gate but not charged; `dead`: refused for good, kept in the outbox."""
-    feature_code: str
-    principal_id: str
-    meters: tuple[str, ...]
-    message: str
-    hints: tuple[Hint, ...] = ()
 
 
 @dataclass(slots=True)

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
 
-from langchain_vluna._core.config import RetryPolicy, Settings, Wire
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna._core.types import Call, Identity, Transport
-from langchain_vluna._core.wire import Reply, WireState, rules
-from langchain_vluna._io.client import Client, Verbs
-from langchain_vluna._io.local import LocalGate
-from langchain_vluna._io.outbox import Durability, Outbox
-from langchain_vluna._io.relay import RelayTimes
-from langchain_vluna._io.transport import HttpTransport
+from langchain_vluna._core.wire import Reply, rules
+from langchain_vluna._io.client import Verbs
+from langchain_vluna.gate.alarm import Alarm
 from langchain_vluna.gate.bill import Bill
-from langchain_vluna.gate.engine import Engine
-from langchain_vluna.gate.hints import OnHint
 from langchain_vluna.gate.identity import Surroundings, surrounding
-from langchain_vluna.gate.observers import Alarm
-from langchain_vluna.gate.policy import OnOrphan, OnUnavailable, RunPolicy, Settle, choose, is_number
-from langchain_vluna.gate.spec import RunSpec
-from langchain_vluna.gate.work import Work
 
-__all__ = ["Gate", "outbox_path"]
+if TYPE_CHECKING:
+    from langchain_vluna._core.config import RetryPolicy, Settings, Wire
+    from langchain_vluna._io.local import LocalGate
+    from langchain_vluna._io.outbox import Durability
+    from langchain_vluna._io.relay import RelayTimes
+    from langchain_vluna.gate.engine import Engine
+    from langchain_vluna.gate.hints import OnHint
+    from langchain_vluna.gate.policy import OnOrphan, OnUnavailable, Settle
+    from langchain_vluna.gate.work import Work
+
+__all__ = ["Gate"]
 
 T = TypeVar("T")
 
@@ -85,29 +83,23 @@ class Gate(Verbs):
                 or one of `ignore`, `log`, `warn`, `raise`, `degrade`; see `langchain_vluna.gate.hints`.
             on_alarm: Called once per feature and meter when usage is not charged.
         """
-        choose("durability", durability, Durability)
-        _check_seconds(deny_memo=deny_memo, timeout=timeout)
-        _check_kinds(target, outbox=outbox, retry=retry, relay=relay, on_alarm=on_alarm)
-        policy = RunPolicy(
+        # The parts bring asyncio, pydantic and SQLite along, which an import alone should not cost.
+        from langchain_vluna.gate.parts import assemble
+
+        self._engine, self._transport, self._local_gate = assemble(
+            target,
+            wire=wire,
+            outbox=outbox,
+            settle=settle,
             on_unavailable=on_unavailable,
             on_orphan=on_orphan,
             orphan_after=orphan_after,
-            settle=settle,
-            max_unsettled=max_unsettled,
-        )
-        self._local_gate = target if isinstance(target, LocalGate) else None
-        settings = _settings(target)
-        self._transport: Transport = HttpTransport(target.base_url) if isinstance(target, Settings) else target
-        takes_all = wire == "auto" and isinstance(target, LocalGate) and target.generation is None
-        state = WireState.per_call() if takes_all else WireState(wire)
-        client = Client(self._transport, settings, wire=state, timeout=timeout, retry=retry)
-        self._engine = Engine(
-            client,
-            Outbox(str(outbox_path(target, settings) if outbox is None else outbox), durability=durability),
-            policy=policy,
-            times=relay or RelayTimes(),
+            durability=durability,
             deny_memo=deny_memo,
-            revision=lambda: getattr(target, "revision", 0),
+            max_unsettled=max_unsettled,
+            timeout=timeout,
+            retry=retry,
+            relay=relay,
             on_hint=on_hint,
             on_alarm=on_alarm,
         )
@@ -116,6 +108,8 @@ class Gate(Verbs):
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
         """Wire the service that the environment names, with `VLUNA_WIRE`, `VLUNA_OUTBOX` and `VLUNA_TIMEOUT`."""
+        from langchain_vluna._core.config import Settings
+
         settings = Settings.from_env()
         choices: dict[str, Any] = {}
         for name, variable, kind in _OPTIONAL:
@@ -131,6 +125,8 @@ class Gate(Verbs):
     @classmethod
     def local(cls, path: str | os.PathLike[str] = ":memory:", **overrides: Any) -> Self:
         """Wire an embedded gate that keeps its ledger in `path`: no account, no server."""
+        from langchain_vluna._io.local import LocalGate
+
         return cls(LocalGate(str(path)), **overrides)
 
     def __repr__(self) -> str:
@@ -165,6 +161,9 @@ class Gate(Verbs):
         labels: Mapping[str, str] | None = None,
     ) -> Work:
         """Gate any work of your own: `with gate.run(...) as run: ...; run.record(quantity)`; also `async with`."""
+        from langchain_vluna.gate.spec import RunSpec
+        from langchain_vluna.gate.work import Work
+
         run_id = str(uuid4())
         spec = RunSpec(
             run_id=run_id,
@@ -248,52 +247,6 @@ _OPTIONAL: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("outbox", "VLUNA_OUTBOX", str),
     ("timeout", "VLUNA_TIMEOUT", float),
 )
-
-
-_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "outbox": ((str, os.PathLike), "a path or ':memory:'"),
-    "retry": ((RetryPolicy,), "a RetryPolicy"),
-    "relay": ((RelayTimes,), "RelayTimes"),
-    "on_alarm": ((Callable,), "a callable"),  # type: ignore[dict-item]  # an abstract class, as far as mypy knows
-}
-
-
-def _check_seconds(**given: object) -> None:
-    for name, value in given.items():
-        if not is_number(value) or not value >= 0:
-            msg = f"{name} must be a number of seconds, 0 or more, got {value!r}"
-            raise ConfigurationError(msg)
-
-
-def _check_kinds(target: object, **given: object) -> None:
-    if not isinstance(target, Settings) and not all(hasattr(target, name) for name in ("send", "asend")):
-        msg = f"a gate's target must be Settings, a LocalGate or a Transport (or use Gate.from_env()), got {target!r}"
-        raise ConfigurationError(msg)
-    for name, value in given.items():
-        kinds, wanted = _KINDS[name]
-        if value is not None and not isinstance(value, kinds):
-            msg = f"{name} must be {wanted}, got {value!r}"
-            raise ConfigurationError(msg)
-
-
-def _settings(target: Settings | Transport) -> Settings:
-    if isinstance(target, Settings):
-        return target
-    settings = getattr(target, "settings", None)
-    return settings if isinstance(settings, Settings) else Settings.from_env()
-
-
-def outbox_path(target: Settings | Transport, settings: Settings) -> str | Path:
-    """Return where a gate keeps its outbox unless it is told otherwise."""
-    if isinstance(target, LocalGate):
-        return target.path if target.path == ":memory:" else f"{target.path}.outbox"
-    if not isinstance(target, Settings):
-        return ":memory:"
-    import platformdirs
-
-    address = f"{settings.realm_id}\n{settings.base_url}".encode()
-    name = f"{hashlib.sha256(address).hexdigest()[:16]}.outbox"
-    return platformdirs.user_state_path("langchain-vluna") / name
 
 
 def _close_engine(engine: Engine) -> None:

@@ -14,7 +14,6 @@ from langchain_vluna._core.errors import ConfigurationError, VlunaError, blockin
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna._core.wire import rules
 from langchain_vluna.gate.engine import Engine
-from langchain_vluna.gate.liveness import find_caller
 from langchain_vluna.gate.spec import OpenRun, RunSpec, UsageBody
 
 __all__ = ["Work"]
@@ -79,7 +78,7 @@ class Work:
             await self._engine.client.aperform(self._end(kind))
 
     def _begin(self, loop: asyncio.AbstractEventLoop | None) -> Flow[OpenRun | None]:
-        return self._engine.start(self.spec, caller=find_caller(), meter=self, loop=loop)
+        return self._engine.start(self.spec, meter=self, loop=loop)
 
     def _end(self, failure: type[BaseException] | None) -> Flow[None]:
         if self._open is None:

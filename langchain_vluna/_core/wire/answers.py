@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 from langchain_vluna._core.errors import GateProtocolError
@@ -243,6 +242,8 @@ def _seconds(value: object) -> float | None:
 def _seconds_until(value: object, now: datetime) -> float | None:
     if not isinstance(value, str):
         return None
+    from email.utils import parsedate_to_datetime
+
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             moment = parse(value)

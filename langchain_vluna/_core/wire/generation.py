@@ -11,13 +11,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
-from langchain_vluna._core.config import Wire
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.types import Call, Identity, Verb
 from langchain_vluna._core.wire.answers import Reply
+
+if TYPE_CHECKING:
+    from langchain_vluna._core.config import Wire
 
 __all__ = ["Encoded", "Generation", "Payload", "Signature", "WireState", "encode"]
 

@@ -8,15 +8,17 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from langchain_vluna._core.config import RetryPolicy, Settings, Wire
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.exchange import Endpoint, Flow, Sources, exchange
 from langchain_vluna._core.types import Call, Transport
 from langchain_vluna._core.wire import Reply, WireState
 from langchain_vluna._io.client.drivers import adrive, drive
 from langchain_vluna._io.client.verbs import Verbs
+
+if TYPE_CHECKING:
+    from langchain_vluna._core.config import RetryPolicy, Settings, Wire
 
 __all__ = ["Client", "system_sources"]
 
@@ -55,6 +57,8 @@ class Client(Verbs):
         asleep: Callable[[float], Awaitable[None]] = _asleep,
     ) -> None:
         """`timeout` bounds a whole call in seconds, with all its attempts and waits."""
+        from langchain_vluna._core.config import RetryPolicy
+
         if not 0 < timeout < math.inf:
             msg = f"timeout must be a positive number of seconds, got {timeout!r}"
             raise ConfigurationError(msg)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_vluna._core.errors import TransportFailure
 from langchain_vluna._core.exchange import Flow, Join, Send, Wait
 from langchain_vluna._core.types import Transport
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 __all__ = ["adrive", "drive"]
 
@@ -77,6 +78,8 @@ def _wait(future: concurrent.futures.Future[Any]) -> None:
 
 
 async def _done(future: concurrent.futures.Future[Any]) -> None:
+    import asyncio
+
     # `asyncio.wait` leaves the future alone when the waiting task is cancelled; awaiting it would cancel it
     # for everybody. Its exception is its owner's business.
     mirror = asyncio.wrap_future(future)

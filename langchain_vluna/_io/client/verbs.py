@@ -8,13 +8,15 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from langchain_vluna._core import wire
-from langchain_vluna._core.config import RetryPolicy
 from langchain_vluna._core.errors import ConfigurationError, VlunaError, blocking
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna._core.types import BatchItem, BatchOutcome, Call, Commit, Identity, Lease, Limits, Preflight
+
+if TYPE_CHECKING:
+    from langchain_vluna._core.config import RetryPolicy
 
 __all__ = ["Verbs"]
 
