@@ -14,7 +14,7 @@ export ASK
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint format bench wheel cores clean scoreboard
+.PHONY: help demo test lint format bench chaos fuzz wheel cores clean scoreboard
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,13 @@ bench: $(VENV)/.installed-test  ## what gating costs, beside other ways to do it
 
 scoreboard: $(VENV)/.installed-test  ## every way to use models: what they spent, what was charged
 	@$(bin)/python -m benchmarks.scoreboard
+
+chaos: $(VENV)/.installed-test  ## kill processes and break connections, at length; judged by the ledger
+	@$(bin)/python -m tests.chaos --runs 500
+	@$(bin)/python -m tests.faults --runs 10000
+
+fuzz: $(VENV)/.installed-test  ## a million requests to the local gate, whose books must balance
+	@$(bin)/python -m tests.fuzz --requests 1000000
 
 wheel: $(VENV)/.installed-test  ## build the wheel, try it in an environment of its own
 	@$(bin)/python scripts/check_wheel.py
