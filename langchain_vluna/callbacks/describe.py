@@ -147,9 +147,13 @@ def _spec(  # noqa: PLR0917 -- what a start event says, and what the user says o
         thread_id=None if thread is None else str(thread),
         scopes=current_scopes(),
     )
-    if options.idempotency == "run" or thread is None:
+    place = started.namespace or started.metadata.get("checkpoint_ns")
+    # Outside a graph nothing tells a repeated step from the thread's next one, and each is paid for.
+    if options.idempotency == "run" or thread is None or not place:
         return spec
-    return replace(spec, step=_step(started, spec, tree))
+    which = started.tool_call_id or tree.step(started.run_id, started.parent_run_id)
+    step = (spec.identity.principal_id, str(thread), str(place), spec.feature_code, which)
+    return replace(spec, step="\n".join(step))
 
 
 def _feature_code(said: Sources, options: HandlerOptions, info: RunInfo, named: _Named) -> str:
@@ -168,10 +172,3 @@ def _labels(info: RunInfo, own: Mapping[str, Any], thread: object) -> dict[str, 
     if thread is not None:
         labels["thread_id"] = str(thread)
     return {**rules.labels(own), **labels}
-
-
-def _step(started: Started, spec: RunSpec, tree: RunTree) -> str:
-    metadata = started.metadata
-    place = started.namespace or metadata.get("checkpoint_ns") or ""
-    which = started.tool_call_id or tree.step(started.run_id, started.parent_run_id)
-    return "\n".join((spec.identity.principal_id, str(spec.thread_id), str(place), spec.feature_code, which))
