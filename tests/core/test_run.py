@@ -9,31 +9,34 @@ import pytest
 from langchain_vluna._core.errors import RunStateError
 from langchain_vluna._core.run import UNSETTLED, Event, State, step
 
-# One line per state, one column per event: the state it leads to, `.` where it changes nothing, `!` where it is
+# One line per event, one column per state: the state it leads to, `.` where it changes nothing, `!` where it is
 # impossible.
 TABLE = """
-           ADMITTED REFUSED ABANDONED ALLOWED USED       FAILED    COMMITTED CANCELED_ INGESTED VOIDED LEASE_GONE REJECTED  RECOMMIT   REINGEST
-ASKING     OPEN     DONE    VOIDING   UNGATED !          !         !         !         !        !      !          !         !          !
-OPEN       !        !       CANCELING !       COMMITTING CANCELING !         !         !        !      !          !         !          !
-UNGATED    !        !       DONE      !       INGESTING  DONE      !         !         !        !      !          !         !          !
-COMMITTING !        !       !         !       .          .         DONE      .         .        .      INGESTING  DEAD      .          .
-CANCELING  !        !       .         !       RECANTING  .         .         CANCELED  .        .      .          CANCELED  !          !
-RECANTING  !        !       !         !       .          .         .         INGESTING .        .      .          INGESTING !          !
-INGESTING  !        !       !         !       .          .         .         .         DONE     .      .          DEAD      .          .
-VOIDING    !        .       .         !       .          .         .         .         .        DONE   .          DONE      !          !
-CANCELED   !        !       .         !       INGESTING  .         .         .         .        .      .          .         !          !
-DEAD       !        !       !         !       .          .         .         .         .        .      .          .         COMMITTING INGESTING
-DONE       !        .       .         !       .          .         .         .         .        .      .          .         .          .
+           ASKING  OPEN       UNGATED   COMMITTING CANCELING RECANTING INGESTING VOIDING CANCELED  DEAD       DONE
+ADMITTED   OPEN    !          !         !          !         !         !         !       !         !          !
+REFUSED    DONE    !          !         !          !         !         !         .       !         !          .
+ABANDONED  VOIDING CANCELING  DONE      !          .         !         !         .       .         !          .
+ALLOWED    UNGATED !          !         !          !         !         !         !       !         !          !
+USED       !       COMMITTING INGESTING .          RECANTING .         .         .       INGESTING .          .
+FAILED     !       CANCELING  DONE      .          .         .         .         .       .         .          .
+COMMITTED  !       !          !         DONE       .         .         .         .       .         .          .
+CANCELED_  !       !          !         .          CANCELED  INGESTING .         .       .         .          .
+INGESTED   !       !          !         .          .         .         DONE      .       .         .          .
+VOIDED     !       !          !         .          .         .         .         DONE    .         .          .
+LEASE_GONE !       !          !         INGESTING  .         .         .         .       .         .          .
+REJECTED   !       !          !         DEAD       CANCELED  INGESTING DEAD      DONE    .         .          .
+RECOMMIT   !       !          !         .          !         !         .         !       !         COMMITTING .
+REINGEST   !       !          !         .          !         !         .         !       !         INGESTING  .
 """
 
 
 def pairs() -> list[tuple[State, Event, str]]:
     head, *lines = TABLE.strip("\n").splitlines()
-    events = [Event[name] for name in head.split()]
+    states = [State[name] for name in head.split()]
     return [
-        (State[name], event, cell)
+        (state, Event[name], cell)
         for name, *cells in (line.split() for line in lines)
-        for event, cell in zip(events, cells, strict=True)
+        for state, cell in zip(states, cells, strict=True)
     ]
 
 
@@ -42,7 +45,7 @@ def test_the_table_names_every_pair():
     assert set(product(State, Event)) == {(state, event) for state, event, _ in pairs()}
 
 
-@pytest.mark.parametrize(("state", "event", "cell"), pairs(), ids=lambda value: str(value))
+@pytest.mark.parametrize(("state", "event", "cell"), pairs(), ids=str)
 def test_each_pair_leads_where_the_table_says(state: State, event: Event, cell: str):
     """An event leads to one state, changes nothing, or is an error that names both."""
     if cell == "!":

@@ -155,15 +155,18 @@ class Outbox:
 
     def before_fork(self) -> None:
         """Finish what is being written, close all connections and keep them closed until the fork is done."""
-        # The writer's callbacks use the outbox, so it is not stopped under the lock.
-        self._stop_writer()
+        # Nobody may be inside SQLite when the fork comes: its own locks would stay locked in the child for ever.
         self._held = [lock for lock in (self._lock, self._slow_lock) if lock.acquire(timeout=_FORK_WAIT)]
+        if self._writer is not None:
+            self._writer.hold(_FORK_WAIT)
         if len(self._held) == _CONNECTIONS:
             self._disconnect()
 
     def after_fork(self, *, in_child: bool) -> None:
         """Let the parent go on; in the child, begin as a process of its own."""
         if not in_child:
+            if self._writer is not None:
+                self._writer.let_go()
             for lock in self._held:
                 lock.release()
             return

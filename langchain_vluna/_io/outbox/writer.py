@@ -18,6 +18,7 @@ __all__ = ["GroupWriter", "Operation"]
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 _Job = tuple[Operation[Any], Future[Any]]
+_Told = tuple[Future[Any], Any, Exception | None]
 
 _GROUP = 256
 
@@ -28,6 +29,9 @@ class GroupWriter:
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._connect = connect
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._writing = threading.Lock()
+        self._held = False
+        self._db: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._work, name="vluna-outbox", daemon=True)
         self._thread.start()
 
@@ -45,20 +49,41 @@ class GroupWriter:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
+    def hold(self, patience: float) -> None:
+        """Wait for the transaction that is being written, close the connection, and keep the thread from the next."""
+        self._held = self._writing.acquire(timeout=patience)
+        if self._held:
+            self._disconnect()
+
+    def let_go(self) -> None:
+        """Let the thread go on."""
+        if self._held:
+            self._held = False
+            self._writing.release()
+
     def _work(self) -> None:
-        db: sqlite3.Connection | None = None
         going_on = True
         while going_on:
             group, going_on = self._next_group()
-            if not group:
-                continue
-            try:
-                db = db or self._connect()
-                _apply_group(db, group)
-            except (sqlite3.Error, OSError) as error:
-                _fail(group, error)
-        if db is not None:
-            db.close()
+            with self._writing:
+                told = self._write(group)
+            # Not while holding the lock: whoever is told may want something of the outbox.
+            for future, result, error in told:
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+        with self._writing:
+            self._disconnect()
+
+    def _write(self, group: list[_Job]) -> list[_Told]:
+        if not group:
+            return []
+        try:
+            self._db = self._db or self._connect()
+            return _apply_group(self._db, group)
+        except (sqlite3.Error, OSError) as error:
+            return [(future, None, error) for _, future in group]
 
     def _next_group(self) -> tuple[list[_Job], bool]:
         group: list[_Job] = []
@@ -70,33 +95,31 @@ class GroupWriter:
             item = self._queue.get()
         return group, False
 
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
 
-def _apply_group(db: sqlite3.Connection, group: list[_Job]) -> None:
-    results: list[tuple[Future[Any], Any]] = []
+
+def _apply_group(db: sqlite3.Connection, group: list[_Job]) -> list[_Told]:
+    told: list[_Told] = []
     db.execute("BEGIN IMMEDIATE")
     try:
         for operation, future in group:
             db.execute("SAVEPOINT one")
             try:
-                results.append((future, operation(db)))
+                told.append((future, operation(db), None))
             except Exception as error:
                 if not db.in_transaction:
                     # SQLite gave up the whole transaction: the disk is full, or worse.
                     raise
                 # Border: the error belongs to the caller who waits on the future.
                 db.execute("ROLLBACK TO one")
-                future.set_exception(error)
+                told.append((future, None, error))
             db.execute("RELEASE one")
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-    for future, result in results:
-        future.set_result(result)
-
-
-def _fail(group: list[_Job], error: Exception) -> None:
-    for _, future in group:
-        if not future.done():
-            future.set_exception(error)
+    return told
