@@ -17,9 +17,13 @@ from typing import Any
 import pytest
 
 from langchain_vluna import Gate, LocalGate, Settings
+from langchain_vluna._core.types import HttpRequest, HttpResponse, Identity
+from langchain_vluna._io.client import Client
 from langchain_vluna._io.local import Generation
 from langchain_vluna._io.transport import HttpTransport
+from langchain_vluna.cli.doctor.asking import Question, ask
 from langchain_vluna.cli.doctor.reach import reach
+from langchain_vluna.cli.doctor.storage import examine_outbox
 from langchain_vluna.server.listening import serving
 
 CERTIFICATE = Path(__file__).resolve().parent.parent / "io" / "tls" / "localhost.pem"
@@ -248,8 +252,11 @@ def test_a_user_is_missing(run, monkeypatch: pytest.MonkeyPatch):
     with serving(local) as url:
         environment(monkeypatch, local.settings, url, VLUNA_WIRE="user")
         checks = found(run("doctor", "--principal", "acme", "--json", code=1))
-    failed = next(one for one in checks.values() if one["status"] == "failed")
-    assert "user_id is missing for principal 'acme'" in failed["detail"]
+        environment(monkeypatch, local.settings, url, VLUNA_WIRE="auto")
+        guessed = found(run("doctor", "--principal", "acme", "--json", code=1))
+    assert "user_id is missing for principal 'acme'" in checks["customer"]["detail"]
+    assert "--user" in checks["customer"]["fix"]
+    assert "--user" in guessed["signature"]["fix"]
 
 
 def test_a_customer_without_money(run, local: LocalGate):
@@ -311,6 +318,55 @@ def test_unpriced_meters_of_a_service(run, monkeypatch: pytest.MonkeyPatch):
         environment(monkeypatch, local.settings, url)
         check = found(run("doctor", "--principal", "acme", "--feature", "f", "--meters", "none", "--json", code=1))
     assert "at the gate" in check["price of f"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (HttpResponse(404, {}, b'{"ok":false,"code":"RESOURCE.NOT_FOUND","message":"no"}'), "skipped"),
+        (HttpResponse(200, {}, b'{"ok":true,"data":{"count":0}}'), "skipped"),
+        (HttpResponse(200, {}, b'{"ok":true,"data":{"items":[{"meter_code":"f","pricing":{}},7]}}'), "ok"),
+        (HttpResponse(200, {}, b'{"ok":true,"data":[{"meter_code":"f","pricing":null}]}'), "failed"),
+    ],
+)
+def test_gates_that_list_their_meters_otherwise(local: LocalGate, answer: HttpResponse, status: str):
+    """Without a list of meters prices are not judged; a list in an envelope is read."""
+
+    class Other:
+        settings = local.settings
+
+        def send(self, request: HttpRequest) -> HttpResponse:
+            return answer if request.target.endswith("/gate/meters") else local.send(request)
+
+        async def asend(self, request: HttpRequest) -> HttpResponse:
+            return self.send(request)
+
+        def close(self) -> None:
+            """Nothing to close."""
+
+        async def aclose(self) -> None:
+            """Nothing to close."""
+
+    local.price("f", "f", 1)
+    client = Client(Other(), local.settings, wire="tutorial")
+    question = Question(Identity("acme"), ["f"], None, authorize=True, local=False)
+    checks = {one.check: one for one in ask(client, question)}
+    assert status == checks["price of f"].status
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path):
+    """An outbox whose folder is still to be made is judged by the folder above."""
+    assert "ok" == examine_outbox(str(tmp_path / "a" / "b" / "outbox"), time.time).status
+
+
+def test_an_outbox_that_cannot_be_written(run, local: LocalGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A read-only outbox is a failure."""
+    with Gate(local, outbox=tmp_path / "vluna.db.outbox") as gate:
+        with gate.run(feature_code=FEATURE, principal_id="acme") as work:
+            work.record(1)
+        gate.flush()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert "cannot be written" in found(run("doctor", "--json", code=1))["outbox"]["detail"]
 
 
 def test_leaving_out_the_lease(run, local: LocalGate):

@@ -82,7 +82,6 @@ def test_the_page_has_the_exit_codes(project: Path):
     assert [] == [code for code in Exit if f"| {int(code)} |" not in text]
 
 
-@pytest.mark.isolated
 def test_python_m_runs_it(tmp_path: Path):
     """`python -m langchain_vluna` is the program, and its exit code is the command's."""
     program = [sys.executable, "-m", "langchain_vluna"]
@@ -97,7 +96,6 @@ def test_python_m_runs_it(tmp_path: Path):
     assert "there is no database 'none.db'" in failed.stderr
 
 
-@pytest.mark.isolated
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_a_missing_extra_is_named(missing: str):
     """Without the packages of the extra `cli` the program says what to install."""
@@ -117,7 +115,6 @@ def test_other_missing_modules_are_not_hidden(monkeypatch: pytest.MonkeyPatch):
         main()
 
 
-@pytest.mark.isolated
 def test_help_costs_no_web_server():
     """Asking for help loads neither the HTTP server nor an HTTP client nor LangChain's agents."""
     code = (
@@ -128,31 +125,16 @@ def test_help_costs_no_web_server():
     assert "[]" == done.stdout.strip()
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_for_shells(shell: str):
-    """The program completes its commands in common shells."""
-    source = {"_LANGCHAIN_VLUNA_COMPLETE": f"source_{shell}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "langchain_vluna"],
-        env={**source, "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "_LANGCHAIN_VLUNA_COMPLETE" in done.stdout
-    words = {
-        "_LANGCHAIN_VLUNA_COMPLETE": "complete_bash",
-        "COMP_WORDS": "langchain-vluna gra",
-        "COMP_CWORD": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "langchain_vluna"],
-        env={**words, "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "grant" == done.stdout.strip()
+def test_completion_for_shells():
+    """The program prints its completion script, and completes its commands."""
+    program = [sys.executable, "-m", "langchain_vluna"]
+
+    def completed(**environ: str) -> str:
+        return subprocess.run(program, env={"PATH": "", **environ}, capture_output=True, text=True, check=False).stdout
+
+    assert "_LANGCHAIN_VLUNA_COMPLETE" in completed(_LANGCHAIN_VLUNA_COMPLETE="source_bash")
+    typed = {"COMP_WORDS": "langchain-vluna gra", "COMP_CWORD": "1"}
+    assert "grant" == completed(_LANGCHAIN_VLUNA_COMPLETE="complete_bash", **typed).strip()
 
 
 def test_version(run):

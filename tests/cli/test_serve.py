@@ -18,8 +18,6 @@ import pytest
 from langchain_vluna import Gate, GateDenied, GateRejected, GateUnavailable, LocalGate, RetryPolicy, Settings
 from langchain_vluna.server.listening import serving
 
-pytestmark = pytest.mark.isolated
-
 KEY = "b3VyLW93bi1zZWNyZXQtb2YtdGhpcnR5LXR3by1ieXRlcw=="
 
 

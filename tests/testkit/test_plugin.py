@@ -12,8 +12,6 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-pytestmark = pytest.mark.isolated
-
 QUICK = ("-p", "no:cacheprovider", "-p", "langchain_vluna", "-p", "anyio")
 
 FAILING = """

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_vluna._core.errors import GateDenied, VlunaError
+from langchain_vluna._core.errors import ConfigurationError, GateDenied, GateRejected, VlunaError
 from langchain_vluna._core.types import Call, Hint, Identity, Usage
 from langchain_vluna._io.client import Client
 from langchain_vluna.cli.doctor.findings import Finding, failed, fine, skipped, warned
@@ -48,7 +48,7 @@ def ask(client: Client, question: Question) -> Iterator[Finding]:
     try:
         client.limits(principal_id=identity.principal_id, user_id=identity.user_id, feature_code=feature)
     except VlunaError as error:
-        yield _not_accepted(error)
+        yield _not_accepted(error, identity)
         return
     yield fine("signature", "accepted")
     yield fine("customer", f"principal {identity.principal_id!r}" + _user(identity))
@@ -63,10 +63,13 @@ def ask(client: Client, question: Question) -> Iterator[Finding]:
     yield from _prices(client, question, unpriced)
 
 
-def _not_accepted(error: VlunaError) -> Finding:
-    if (error.code or "").startswith("AUTH.MISSING_"):
-        return failed("customer", error.message, "name the user as well: --user, vluna_user_id in programs")
-    return failed("signature", error.message, "the message says which setting to mend")
+def _not_accepted(error: VlunaError, identity: Identity) -> Finding:
+    if isinstance(error, ConfigurationError):
+        return failed("customer", error.message, "name the user as well: --user here, vluna_user_id in programs")
+    fix = "mend the setting that the message names"
+    if identity.user_id is None and isinstance(error, GateRejected):
+        fix += "; a gate that bills users needs a user as well: --user"
+    return failed("signature", error.message, fix)
 
 
 def _user(identity: Identity) -> str:
