@@ -45,6 +45,11 @@ class Inflight:
                 else:
                     self._until.pop(attempt, None)
 
+    def busy(self) -> bool:
+        """Whether somebody has a row: it may be answered, and those who learn of it not told yet."""
+        with self._lock:
+            return math.inf in self._until.values()
+
     def next_end(self) -> float | None:
         """Return the seconds until a resting row may be taken again; forgets those whose rest is over."""
         now = self._clock()

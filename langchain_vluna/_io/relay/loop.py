@@ -130,14 +130,15 @@ class Relay:
         """
         self._guarded(self._take_over_now)
         left = self._count()
-        if not left:
+        if not left and not self._inflight.busy():
             return 0
         crew = self._start()
         least, progress_at = left, time.monotonic()
         deadline = None if timeout is None else progress_at + timeout
         self._hurry(1)
         try:
-            while left:
+            # Bills and alarms are told of a row after it is settled, by whoever has it.
+            while left or self._inflight.busy():
                 if progress is not None:
                     progress(left)
                 if not crew.threaded:
