@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 from uuid import uuid4
 
@@ -51,6 +52,21 @@ def test_a_run_is_pending_until_the_gate_has_answered(make_till):
     assert (1, 25, 0) == (bill.pending, bill.tokens, bill.amount_xusd)
     till.ratings()
     assert (0, 25, PRICE) == (bill.pending, bill.tokens, bill.amount_xusd)
+
+
+def test_a_flush_ends_when_bills_and_alarms_are_told(make_till):
+    """When `flush` returns, whoever learns of a settlement has been told, however long that takes."""
+    told: list[int] = []
+
+    def slow(_: object) -> None:
+        threading.Event().wait(0.2)
+        told.append(till.gate.bill(principal_id=CUSTOMER).pending)
+
+    till = make_till(options={"on_alarm": slow})
+    model(model="unpriced").invoke("question", till.config())
+    assert 0 == till.gate.flush()
+    assert [1] == told
+    assert (0, 1) == (till.gate.bill(principal_id=CUSTOMER).pending, till.gate.bill(principal_id=CUSTOMER).alarmed)
 
 
 def test_a_running_model_is_pending(till: Till):
