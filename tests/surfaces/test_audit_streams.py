@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -89,3 +90,14 @@ def test_a_stream_that_another_handler_stopped_is_cancelled(gate: Gate, config: 
     assert refused
     assert [] == charged(gate)
     assert ["canceled"] == [lease.state for lease in gate.local_gate.leases()]
+
+
+def test_work_lasts_until_its_block_is_left(gate: Gate) -> None:
+    """The function that entered it, such as an exit stack's, may be gone long before."""
+    with ExitStack() as stack:
+        run = stack.enter_context(gate.run(feature_code=MODEL, principal_id="customer"))
+        run.record(2)
+        look_around(gate)
+        run.record(3)
+    assert ["reported"] == charged(gate)
+    assert [5] == [rating.quantity for rating in gate.local_gate.ratings()]
