@@ -1,8 +1,4 @@
-"""Where a worker is killed: named points, reached from outside the product.
-
-The transport is wrapped, the model is ours, and the outbox's statements are watched by
-a connection class of our own, so that nothing in the package knows of being tested.
-"""
+"""The points at which a worker dies: hung into a gate from outside, nothing of the package is changed."""
 
 from __future__ import annotations
 
@@ -13,108 +9,142 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from langchain_vluna import LocalGate
-from langchain_vluna._core.types import HttpRequest, HttpResponse
-from langchain_vluna._io.outbox import schema
+from langchain_vluna._core.run import Event, State
+from langchain_vluna._core.types import HttpRequest, HttpResponse, Transport
+from langchain_vluna._io.outbox import Transition, rows, upkeep
+from langchain_vluna.gate.records import Records
+from langchain_vluna.gate.spec import OpenRun, RunId
 
-__all__ = ["POINTS", "Killer", "KillingGate", "watch_statements"]
+__all__ = ["POINTS", "Death", "Tapped", "tap"]
 
 POINTS = (
-    "after_intent",
-    "after_authorize_answer",
-    "after_lease",
-    "mid_stream",
-    "after_provider_answer",
-    "after_usage_row",
-    "after_commit_sent",
-    "after_commit_answer",
-    "mid_batch",
-    "mid_migration",
-    "during_take_over",
+    "after intent",
+    "after authorize answer",
+    "mid-stream",
+    "after provider answer",
+    "after usage row",
+    "after commit sent",
+    "after commit answer",
+    "mid-batch",
+    "mid-migration",
+    "during take-over",
 )
 
-_STATEMENTS = {
-    "mid_migration": "INSERT INTO migration",
-    "during_take_over": "UPDATE run SET owner",
-    "after_lease": "UPDATE run SET handle",
-}
-_BY_VERB = {"/gate/commits": "commit", "/gate/commits/batch": "commit", "/gate/authorize": "authorize"}
 
+class Death:
+    """Kills its process when a point is passed for the nth time."""
 
-class Killer:
-    """Kills this process when its point is reached for the n-th time."""
-
-    def __init__(self, point: str, countdown: int) -> None:
-        self.point = point
-        self._countdown = countdown
+    def __init__(self, point: str | None, nth: int) -> None:
+        self._point = point
+        self._left = nth
         self._lock = threading.Lock()
 
-    def reached(self, point: str) -> None:
-        """Say that the process is at a point; does not return from its own."""
-        if point != self.point:
+    def passes(self, point: str) -> None:
+        """Say that the process is at this point."""
+        if point != self._point:
             return
         with self._lock:
-            self._countdown -= 1
-            if self._countdown <= 0:
+            self._left -= 1
+            if self._left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
+                signal.pause()
 
 
-class KillingGate(LocalGate):
-    """A local gate, on the way to which and back the process may die."""
+class Tapped:
+    """A transport that passes everything on, and points on the way there and back."""
 
-    def __init__(self, path: str, killer: Killer, batch_delay: float) -> None:
-        super().__init__(path)
-        self._killer = killer
-        self._batch_delay = batch_delay
+    def __init__(self, gate: Transport, death: Death) -> None:
+        self._gate = gate
+        self._death = death
+        self.settings = gate.settings  # type: ignore[attr-defined]
 
     def send(self, request: HttpRequest) -> HttpResponse:
-        verb = self._before(request)
-        response = super().send(request)
-        self._killer.reached(f"after_{verb}_answer")
-        return response
+        self._before(request)
+        answer = self._gate.send(request)
+        self._after(request)
+        return answer
 
     async def asend(self, request: HttpRequest) -> HttpResponse:
-        verb = self._before(request)
-        response = await super().asend(request)
-        self._killer.reached(f"after_{verb}_answer")
-        return response
+        self._before(request)
+        answer = await self._gate.asend(request)
+        self._after(request)
+        return answer
 
-    def _before(self, request: HttpRequest) -> str | None:
-        path = request.target.removeprefix("/mgt/v1")
-        verb = _BY_VERB.get(path)
-        if verb == "authorize":
-            self._killer.reached("after_intent")
-        elif verb == "commit":
-            self._killer.reached("after_commit_sent")
-        if path.endswith("/batch") and self._killer.point == "mid_batch":
-            # Somewhere between the request, the ledger's transaction and the settling of the rows.
-            threading.Timer(self._batch_delay, self._killer.reached, ("mid_batch",)).start()
-        return verb
+    def close(self) -> None:
+        self._gate.close()
+
+    async def aclose(self) -> None:
+        await self._gate.aclose()
+
+    def _before(self, request: HttpRequest) -> None:
+        if request.target.endswith("/authorize"):
+            self._death.passes("after intent")
+        elif "/commits" in request.target:
+            self._death.passes("after commit sent")
+
+    def _after(self, request: HttpRequest) -> None:
+        if request.target.endswith("/authorize"):
+            self._death.passes("after authorize answer")
+        elif "/commits" in request.target:
+            self._death.passes("after commit answer")
 
 
-def watch_statements(killer: Killer) -> None:
-    """Let the outbox's connections of this process report the statements that a point is named after."""
-    if killer.point not in _STATEMENTS:
-        return
-    pattern = _STATEMENTS[killer.point]
+def tap(death: Death, ended: Callable[[RunId, str], None]) -> None:
+    """Hang the points that lie in the outbox into this process; `ended` is told each run whose usage is on disk."""
+    write_end = Records._write_end
 
-    class Watched(sqlite3.Connection):
-        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-            cursor = super().execute(statement, *values)
-            if pattern in statement:
-                killer.reached(killer.point)
-            return cursor
+    def tapped(self: Records, run: OpenRun, event: Event, *rest: Any, **how: Any) -> Any:
+        target = yield from write_end(self, run, event, *rest, **how)
+        if event is Event.USED and target is State.COMMITTING:
+            ended(run.spec.run_id, run.spec.identity.principal_id)
+            death.passes("after usage row")
+        return target
 
-    plain: Callable[..., sqlite3.Connection] = sqlite3.connect
+    Records._write_end = tapped  # type: ignore[method-assign]
+    _die_in_batches(death)
+    _die_in_migrations(death)
+    _die_in_take_overs(death)
 
-    class Sqlite:
-        """The module as the outbox sees it, with another default for `factory`."""
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(sqlite3, name)
+def _die_in_batches(death: Death) -> None:
+    advance = rows.advance
 
-        @staticmethod
-        def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
-            return plain(*args, factory=Watched, **kwargs)
+    def tapped(db: sqlite3.Connection, attempt: str, event: Event, *args: Any) -> Transition:
+        moved = advance(db, attempt, event, *args)
+        if event is Event.COMMITTED and db.in_transaction:
+            death.passes("mid-batch")
+        return moved
 
-    schema.sqlite3 = Sqlite()  # type: ignore[attr-defined, assignment]
+    rows.__dict__["advance"] = tapped
+
+
+def _die_in_migrations(death: Death) -> None:
+    class Fatal(sqlite3.Connection):
+        def execute(self, *args: Any) -> sqlite3.Cursor:
+            death.passes("mid-migration")
+            return super().execute(*args)
+
+    connect = sqlite3.connect
+
+    def tapped(path: str, *args: Any, **options: Any) -> sqlite3.Connection:
+        if str(path).endswith(".outbox"):
+            options["factory"] = Fatal
+        return connect(path, *args, **options)
+
+    sqlite3.__dict__["connect"] = tapped
+
+
+def _die_in_take_overs(death: Death) -> None:
+    adopt, give_up = upkeep._adopt, upkeep._give_up
+
+    def tapped_adopt(db: sqlite3.Connection, **who: Any) -> int:
+        death.passes("during take-over")
+        taken = adopt(db, **who)
+        death.passes("during take-over")
+        return taken
+
+    def tapped_give_up(*args: Any) -> None:
+        give_up(*args)
+        death.passes("during take-over")
+
+    upkeep.__dict__.update(_adopt=tapped_adopt, _give_up=tapped_give_up)

@@ -1,145 +1,216 @@
-"""What a worker does until it is killed: real LangChain runs over an outbox file, and a journal of the truth."""
+"""One process of the crash matrix: real LangChain runs over an outbox file and a ledger file, until it is killed."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.messages import AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 
-from langchain_vluna import Gate, RetryPolicy, VlunaCallbackHandler
-from langchain_vluna._io.relay import RelayTimes
+from langchain_vluna import Gate, LocalGate, VlunaCallbackHandler
+from langchain_vluna._io.outbox import Outbox, Row, rows
 from langchain_vluna.testing.models import ScriptedChatModel
-from tests.chaos.points import Killer, KillingGate, watch_statements
+from tests.chaos.points import Death, Tapped, tap
+from tests.chaos.judging import Journal, Rule, Verdict, judge
 
-__all__ = ["FEATURE", "PRINCIPALS", "Plan", "recover", "work"]
+__all__ = ["CUSTOMERS", "Episode", "flush", "judged", "prepare", "work"]
 
+CUSTOMERS = ("ada", "bob")
 FEATURE = "scripted.scripted-1"
-PRINCIPALS = ("ada", "bob")
-_LINGER = 0.02
-_BATCHING = 0.05
+_MID_STREAM = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One worker: where it lives, and where it dies."""
+@dataclass(frozen=True)
+class Episode:
+    """What a worker does, and where it dies."""
 
-    folder: Path
-    point: str
+    folder: str
     seed: int
-    durable: bool = True
-
-    @property
-    def outbox(self) -> str:
-        return str(self.folder / "chaos.outbox") if self.durable else ":memory:"
+    point: str | None = None
+    nth: int = 1
+    colour: Literal["sync", "async"] = "sync"
+    mode: Literal["invoke", "stream", "chain"] = "invoke"
+    runs: int = 6
+    rule: Rule = "cancel"
+    durability: Literal["process", "power"] = "process"
+    in_memory: bool = False
+    """Without an outbox file: what the harness must show to be lossy."""
 
     @property
     def ledger(self) -> str:
-        return str(self.folder / "ledger.db")
+        return f"{self.folder}/ledger.db"
 
     @property
-    def journal(self) -> Path:
-        return self.folder / "journal.jsonl"
+    def outbox(self) -> str:
+        return ":memory:" if self.in_memory else f"{self.folder}/vluna.outbox"
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(f"{self.folder}/journal")
+
+    def options(self) -> dict[str, Any]:
+        return {"outbox": self.outbox, "on_orphan": self.rule, "durability": self.durability, "wire": "tutorial"}
+
+    def then(self, **changes: Any) -> Episode:
+        return replace(self, seed=self.seed + 1, **changes)
 
 
-class _Journal:
-    """Says what happened, one line at a time; what `os.write` returned from survives the process."""
+class JournalledModel(ScriptedChatModel):
+    """Writes down what it reports, as a provider's own books would."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    journal: Any
+    death: Any
+    customer: str
+    run: Any = None
+    """The `_Witness` of the one run that it serves at a time."""
 
-    def say(self, **what: Any) -> None:
-        os.write(self._file, (json.dumps(what) + "\n").encode())
+    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kw: Any) -> ChatResult:
+        result = super()._generate(messages, stop, run_manager, **kw)
+        self._reported(result.generations[0].message)
+        return result
 
-
-class _MortalModel(ScriptedChatModel):
-    """A scripted model in whose stream and after whose answer the process may die."""
-
-    killer: Any = None
-
-    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
-        result = super()._generate(messages, *args, **kwargs)
-        self.killer.reached("after_provider_answer")
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kw: Any
+    ) -> ChatResult:
+        result = await super()._agenerate(messages, stop, run_manager, **kw)
+        self._reported(result.generations[0].message)
         return result
 
     def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kw: Any
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in super()._stream(messages, stop, run_manager, **kwargs):
+        for index, chunk in enumerate(super()._stream(messages, stop, run_manager, **kw)):
+            self._streamed(index, chunk)
             yield chunk
-            self.killer.reached("mid_stream")
-            if isinstance(chunk.message, AIMessageChunk) and chunk.message.usage_metadata:
-                self.killer.reached("after_provider_answer")
+
+    async def _astream(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kw: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        index = 0
+        async for chunk in super()._astream(messages, stop, run_manager, **kw):
+            self._streamed(index, chunk)
+            index += 1
+            yield chunk
+
+    def _streamed(self, index: int, chunk: ChatGenerationChunk) -> None:
+        if index == _MID_STREAM:
+            self.death.passes("mid-stream")
+        self._reported(chunk.message)
+
+    def _reported(self, message: Any) -> None:
+        usage = message.usage_metadata
+        if usage is not None:
+            self.journal.write(self.run.run_id, self.customer, tokens=usage["total_tokens"])
+            self.death.passes("after provider answer")
 
 
-def work(plan: Plan) -> int:
-    """Run models in every mode until the end or the kill, telling the journal what each really used."""
-    dice = random.Random(plan.seed)
-    killer = Killer(plan.point, 1 if plan.point in {"mid_batch", "mid_migration"} else dice.randint(1, 5))
-    watch_statements(killer)
-    journal = _Journal(plan.journal)
-    model = _MortalModel(responses=[f"{'word ' * dice.randint(1, 9)}." for _ in range(8)], killer=killer)
-    with _gate(plan, killer, dice.random() * 0.004) as gate:
-        handler = VlunaCallbackHandler(gate)
-        chain = ChatPromptTemplate.from_template("{question}") | model
-        for number in range(12):
-            run_id, principal = str(uuid.uuid4()), dice.choice(PRINCIPALS)
-            config = {"callbacks": [handler], "run_id": run_id, "metadata": {"vluna_principal_id": principal}}
-            journal.say(event="start", run=run_id, principal=principal)
-            answer = _in_mode(number % 4, chain, "why? " * dice.randint(1, 9), config)
-            journal.say(event="end", run=run_id, principal=principal, tokens=answer.usage_metadata["total_tokens"])
-            if plan.point == "after_usage_row":
-                killer.reached("after_usage_row")
-    return 0
+class _Witness(BaseCallbackHandler):
+    """Knows the id of the run that is going on: a model that streams is not told."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.run_id: object = None
+
+    def on_chat_model_start(self, *_: Any, run_id: UUID, **__: Any) -> None:
+        self.run_id = run_id
 
 
-def recover(plan: Plan) -> int:
-    """Settle what a dead worker left, as the next process would; returns the rows still unsettled."""
-    killer = Killer(plan.point if plan.point == "during_take_over" else "", 1)
-    watch_statements(killer)
-    with _gate(plan, killer, 0.0) as gate:
+def prepare(episode: Episode) -> None:
+    """Set up the ledger: prices and money."""
+    Path(episode.folder).mkdir(parents=True, exist_ok=True)
+    ledger = LocalGate(episode.ledger)
+    for meter in ("input", "output"):
+        ledger.price(FEATURE, f"{FEATURE}.tokens.{meter}", 2)
+    for customer in CUSTOMERS:
+        ledger.grant(customer, 10**9)
+    ledger.close()
+
+
+def work(episode: Episode) -> None:
+    """Do the episode's runs. Returns only if its point was never reached."""
+    death, journal = Death(episode.point, episode.nth), episode.journal
+    tap(death, lambda run_id, customer: journal.write(run_id, customer, ended=True))
+    gate = Gate(Tapped(LocalGate(episode.ledger), death), **episode.options())
+    dice = random.Random(episode.seed)
+    calls = [_call(gate, death, journal, dice, episode.mode) for _ in range(episode.runs)]
+    if episode.colour == "async":
+        asyncio.run(_together([call.arun() for call in calls]))
+    else:
+        for call in calls:
+            call.run()
+    gate.flush(10)
+    gate.close()
+
+
+@dataclass
+class _Call:
+    runnable: Any
+    config: dict[str, Any]
+    stream: bool
+
+    def run(self) -> None:
+        if self.stream:
+            list(self.runnable.stream({"text": "hello"}, self.config))
+        else:
+            self.runnable.invoke({"text": "hello"}, self.config)
+
+    async def arun(self) -> None:
+        if self.stream:
+            async for _ in self.runnable.astream({"text": "hello"}, self.config):
+                pass
+        else:
+            await self.runnable.ainvoke({"text": "hello"}, self.config)
+
+
+def _call(gate: Gate, death: Death, journal: Journal, dice: random.Random, mode: str) -> _Call:
+    customer = dice.choice(CUSTOMERS)
+    tokens = dice.randint(1, 500), dice.randint(1, 500)
+    usage = UsageMetadata(input_tokens=tokens[0], output_tokens=tokens[1], total_tokens=sum(tokens))
+    answer = AIMessage("one two three four five six", usage_metadata=usage)
+    witness = _Witness()
+    model = JournalledModel(responses=[answer], journal=journal, death=death, customer=customer, run=witness)
+    handler = VlunaCallbackHandler(gate, principal_id=customer)
+    runnable = ChatPromptTemplate.from_template("Say {text}") | model
+    return _Call(runnable, {"callbacks": [handler, witness]}, mode == "stream")
+
+
+async def _together(calls: list[Any]) -> None:
+    await asyncio.gather(*calls)
+
+
+def flush(episode: Episode) -> int:
+    """Be the next process: take over what is left and settle it; returns how many rows could not be."""
+    gate = Gate(LocalGate(episode.ledger), **episode.options())
+    try:
         return gate.flush(30)
+    finally:
+        gate.close()
 
 
-def _gate(plan: Plan, killer: Killer, batch_delay: float) -> Gate:
-    return Gate(
-        KillingGate(plan.ledger, killer, batch_delay),
-        outbox=plan.outbox,
-        relay=RelayTimes(linger=_BATCHING if plan.point == "mid_batch" else _LINGER, first_retry=0.02, take_over=0.2),
-        retry=RetryPolicy(attempts=3, initial=0.01, maximum=0.1),
+def judged(episode: Episode) -> Verdict:
+    """Hold the episode's ledger against its journal."""
+    ledger = LocalGate(episode.ledger)
+    left: list[Row] = []
+    if not episode.in_memory:
+        outbox = Outbox(episode.outbox)
+        left = outbox.query(lambda db: rows.select(db, "1"))
+        outbox.close()
+    verdict = judge(
+        episode.journal.stories(),
+        ratings=ledger.ratings(),
+        leases=ledger.leases(),
+        rows=left,
+        rule=episode.rule,
     )
-
-
-def _in_mode(mode: int, chain: Any, question: str, config: Any) -> Any:
-    def joined(chunks: list[Any]) -> Any:
-        total = chunks[0]
-        for chunk in chunks[1:]:
-            total += chunk
-        return total
-
-    async def collect() -> list[Any]:
-        return [chunk async for chunk in chain.astream({"question": question}, config)]
-
-    match mode:
-        case 0:
-            return chain.invoke({"question": question}, config)
-        case 1:
-            return joined(list(chain.stream({"question": question}, config)))
-        case 2:
-            return asyncio.run(chain.ainvoke({"question": question}, config))
-        case _:
-            return joined(asyncio.run(collect()))
+    ledger.close()
+    return verdict

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from langchain_vluna import LocalGate
-from tests.chaos.points import POINTS
-from tests.chaos.worker import FEATURE, PRINCIPALS, Plan, recover, work
+from tests.crash.points import POINTS
+from tests.crash.worker import FEATURE, PRINCIPALS, Plan, recover, work
 
 __all__ = ["Verdict", "run_matrix"]
 

@@ -1,4 +1,4 @@
-"""The short form of `python -m tests.chaos`: in a process of its own, because it forks."""
+"""The short form of `python -m tests.crash`: in a process of its own, because it forks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.isolated, pytest.mark.timeout(240)]
 
 
 def _chaos(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tests.chaos", *args], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", "tests.crash", *args], capture_output=True, text=True, check=False)
 
 
 def test_killed_workers_lose_and_double_nothing():
