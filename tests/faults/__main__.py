@@ -1,4 +1,7 @@
-"""The fault matrix at length: `python -m tests.faults --runs 10000 --seed 1`. Ends with 1 where anything does not add up."""
+"""The fault matrix at length: `python -m tests.faults --runs 10000 --seed 1`.
+
+Ends with 1 where anything does not add up.
+"""
 
 from __future__ import annotations
 

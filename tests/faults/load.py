@@ -17,10 +17,11 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import BaseTool
+from pydantic import BaseModel
 
 from langchain_vluna import Gate, GateDenied, GateProtocolError, GateUnavailable, LocalGate, VlunaCallbackHandler
 from langchain_vluna.testing.models import ScriptedChatModel
-from tests.support.conservation import Entry, Journal
+from tests.support.books import Entry, Journal
 
 __all__ = ["CUSTOMERS", "GRANT", "PRICES", "SHAPES", "Load", "prepare"]
 
@@ -101,16 +102,17 @@ class JournalingModel(ScriptedChatModel):
             yield self._noted(kwargs["told_run_id"], chunk)
 
 
+class Addends(BaseModel):
+    a: int
+    b: int
+
+
 class JournalingTool(BaseTool):
     """Adds, and says so to the journal first."""
 
     name: str = "add"
     description: str = "Add two numbers."
-    args_schema: Any = {
-        "type": "object",
-        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
-        "required": ["a", "b"],
-    }
+    args_schema: Any = Addends
     customer: str
     journal: Any
 

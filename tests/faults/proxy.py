@@ -174,17 +174,15 @@ class Proxy:
                 self._send_later(request, self._patience)
                 await self._pause(self._patience, exact=True)
                 return False
-            case "reset before":
-                return _reset(client)
-            case "closed before":
-                return False
-            case "nonsense before":
-                client.write(_NONSENSE)
-                return False
             case _:
-                return await self._replace(fault, request, client)
+                return await self._spoil(fault, request, client)
 
-    async def _replace(self, fault: str, request: bytes, client: asyncio.StreamWriter) -> bool:
+    async def _spoil(self, fault: str, request: bytes, client: asyncio.StreamWriter) -> bool:
+        if fault == "closed before":
+            return False
+        if fault == "nonsense before":
+            client.write(_NONSENSE)
+            return False
         what, _, when = fault.partition(" ")
         answer = await self._forward(request) if when != "before" else b""
         if what in _CANNED:
@@ -193,7 +191,7 @@ class Proxy:
         if fault == "garbage after":
             client.write(_response("200 OK", "application/json", self._random.choice(_GARBAGE)))
             return True
-        if fault == "reset after":
+        if what == "reset":
             return _reset(client)
         head = answer.index(b"\r\n\r\n") + 4
         client.write(answer[: head // 2] if fault == "half a head" else answer[: head + (len(answer) - head) // 2])

@@ -1,4 +1,4 @@
-"""A faulty network between client and gate, on both colours: each run is charged once, and every unit is accounted for."""
+"""A faulty network between client and gate, on both colours: each run is charged once, with all of its usage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from langchain_vluna._io.outbox import Row, rows
 from tests.faults.load import PRICES, Load, prepare
 from tests.faults.matrix import CASES, Case, attempt
 from tests.faults.proxy import KINDS, Plan
-from tests.support.conservation import Journal, audit, rows_of
+from tests.support.books import Journal, audit, rows_of
 
 pytestmark = pytest.mark.isolated
 
