@@ -25,10 +25,12 @@ _MOST = 100_000
 
 @dataclass(slots=True)
 class _Tab:
-    """The bills that a run is on."""
+    """The bills that a run is on. Its settlement may be told before its usage is: another thread tells that."""
 
     bills: tuple[Bill, ...]
+    used: bool = False
     released: bool = False
+    settled: bool = False
 
 
 class Observers:
@@ -71,14 +73,17 @@ class Observers:
 
     def used(self, attempt: str, used: UsageBody) -> None:
         """A run ended with usage."""
-        tab = self._tabs.get(attempt)
-        if tab is None:
-            return
+        with self._lock:
+            tab = self._tabs.get(attempt)
+            if tab is None:
+                return
+            tab.used, reopened, tab.released = True, tab.released, False
+            if tab.settled:
+                del self._tabs[attempt]
         for bill in tab.bills:
             bill.used(used.body, used.usage)
-            if tab.released:
+            if reopened:
                 bill.reopened()
-        tab.released = False
 
     def outcome(self, outcome: Outcome) -> None:
         """A row was settled, or cannot be."""
@@ -99,10 +104,12 @@ class Observers:
     def _bills_of(self, attempt: str, *, released: bool) -> Iterable[Bill]:
         """Return the bills of a run; one that was given up may have an end yet, and then is on them again."""
         with self._lock:
-            tab = self._tabs.get(attempt) if released else self._tabs.pop(attempt, None)
-            if tab is None or tab.released:
+            tab = self._tabs.get(attempt)
+            if tab is None or tab.released or tab.settled:
                 return ()
-            tab.released = released
+            tab.released, tab.settled = released, not released
+            if tab.settled and tab.used:
+                del self._tabs[attempt]
             return tab.bills
 
     def _alarm(self, outcome: Outcome) -> None:

@@ -14,7 +14,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 from rich.console import Console
 
 from langchain_vluna import Bill, ConfigurationError, gated
-from langchain_vluna._io.relay import RelayTimes
+from langchain_vluna._core.types import Commit, Identity
+from langchain_vluna._io.outbox import Row
+from langchain_vluna._io.relay import Outcome, RelayTimes
+from langchain_vluna.gate.bill import Bills
+from langchain_vluna.gate.hints import Advice
+from langchain_vluna.gate.observers import Observers
+from langchain_vluna.gate.spec import RunSpec, UsageBody
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.support.billing import CALL_XUSD, CUSTOMER, GRANT, INPUT_XUSD, MODEL, OUTPUT_XUSD, Till
 from tests.surfaces.shapes import add, calling
@@ -136,6 +142,25 @@ def test_an_end_after_the_run_was_given_up_is_on_the_bill(till: Till):
     bill = till.gate.bill(principal_id=CUSTOMER)
     assert ("ingest", PRICE) == (rating.source, rating.amount_xusd)
     assert (1, 0, 25, PRICE) == (bill.runs, bill.pending, bill.tokens, bill.amount_xusd)
+
+
+def test_usage_told_after_its_settlement_is_on_the_bill():
+    """The relay may settle a run before the thread that ran it has told its bills: nothing is lost or counted twice."""
+    bills, spec = (
+        Bills(),
+        RunSpec(run_id="1", parent_id=None, root_id="1", kind="work", identity=Identity(CUSTOMER), feature_code="a.b"),
+    )
+    advice = Advice(None, brief=1.0, clock=lambda: 0.0, revision=lambda: 0)
+    observers = Observers(bills, advice, None, lambda _: None)
+    observers.admitted("attempt", spec, ())
+    body = {"feature_code": "a.b", "quantity_minor": "7"}
+    row = Row(attempt="attempt", identity=spec.identity, run_id="1", root_id="1", ask=body, usage=body)
+    for _ in range(2):
+        observers.outcome(Outcome(row, "charged", Commit("id", 70)))
+    for _ in range(2):
+        observers.used("attempt", UsageBody(body, "reported"))
+    bill = bills.get(("principal", CUSTOMER))
+    assert (1, 0, 70, {"a.b": 7}) == (bill.runs, bill.pending, bill.amount_xusd, bill.by_feature)
 
 
 def test_a_bill_prints_and_is_plain_data(till: Till):
