@@ -24,7 +24,7 @@ __all__ = ["NOON", "GateKit", "LedgerKit", "ServerKit"]
 NOON: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 """Where the clock of a test stands until `advance` moves it."""
 
-_SETTLE: Final = 5.0
+_SETTLE: Final = 10.0
 _LOOK_AGAIN: Final = 0.01
 _WAITING: Final = sorted({*UNSETTLED, State.DEAD})
 

@@ -96,9 +96,9 @@ def test_an_open_lease_is_a_failure(shop: GateKit):
 
 def test_a_waiting_row_is_a_failure(shop: GateKit, monkeypatch: pytest.MonkeyPatch):
     """A charge that the gate has not answered yet fails, with the reason of the last try."""
-    monkeypatch.setattr("langchain_vluna.testing.kit._SETTLE", 0.3)
-    with shop.outage("commit"), shop.outage("batch"):
+    with shop.outage("commit"), shop.outage("batch"), monkeypatch.context() as patience:
         run_id = ask(shop)
+        patience.setattr("langchain_vluna.testing.kit._SETTLE", 0.3)
         with pytest.raises(AssertionError, match=f"run {run_id} waits in the outbox: committing"):
             shop.assert_nothing_open()
     shop.assert_nothing_open()
