@@ -199,8 +199,9 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         """Cancel what failed; charge what was delivered before the consumer walked away."""
         run = self._engine.book.find(run_id)
         if run is not None:
-            # Errors of a provider are `Exception`s; a consumer leaves by GeneratorExit, CancelledError or Ctrl-C.
-            left = not isinstance(error, Exception)
+            from langchain_vluna.callbacks.others import broke_off
+
+            left = broke_off(error)
             if not left:
                 self._engine.tree.failed(run_id)
             yield from self._end(run, run.meter.partial() if left else None, type(error).__name__)

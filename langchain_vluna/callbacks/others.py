@@ -1,4 +1,4 @@
-"""Other people's handlers, when a run is blocked.
+"""Other people's handlers, when a run is blocked or broken off.
 
 LangChain tells handlers that a run starts one after the other. When one of them blocks the run, those before it were
 told of a start, and nobody tells them of an end: a tracer would show the run as running for ever. So whoever blocks
@@ -16,7 +16,7 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.callbacks.manager import ahandle_event, handle_event
 
-__all__ = ["atell_others", "tell_others"]
+__all__ = ["atell_others", "broke_off", "tell_others"]
 
 logger = logging.getLogger("langchain_vluna")
 
@@ -50,6 +50,22 @@ async def atell_others(event: str, handler: BaseCallbackHandler, error: Exceptio
         except Exception:
             # Border: as above.
             logger.exception("another handler failed when told that run %s was blocked", start["run_id"])
+
+
+def broke_off(error: BaseException) -> bool:
+    """Whether a run was broken off by whoever consumes it, and did not fail.
+
+    Errors of a provider are `Exception`s. A consumer leaves by GeneratorExit, CancelledError or Ctrl-C; and another
+    handler, such as one that stops a stream at a word it does not like, does not undo what was delivered.
+    """
+    if not isinstance(error, Exception):
+        return True
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == handle_event.__module__:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _before(handler: BaseCallbackHandler, frame: FrameType | None) -> list[BaseCallbackHandler]:

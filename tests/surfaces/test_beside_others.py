@@ -274,3 +274,35 @@ def test_of_a_denied_run_other_handlers_see_no_start(make_till: MakeTill, colour
     with pytest.raises(GateDenied):
         perform(ScriptedChatModel(), "q", colour, till.config())
     assert {} == till.witness.runs
+
+
+# --- other handlers that stop a run in its middle -------------------------------------------------------------------
+
+
+class StopsAt(BaseCallbackHandler):
+    """A guardrail: stops a stream at a word."""
+
+    raise_error = True
+    run_inline = True
+
+    def on_llm_new_token(self, token: Any, **told: Any) -> None:
+        if "what" in token:
+            msg = "not that word"
+            raise PermissionError(msg)
+
+
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+@pytest.mark.parametrize("name", ["model", "chain"])
+def test_what_another_handler_stops_in_its_middle_is_charged(till: Till, name: str, mode: str) -> None:
+    """A stream that a guardrail stops is charged what was delivered until then, estimated."""
+    shape = SHAPES[name]
+    config = till.config()
+    config["callbacks"].append(StopsAt())
+    with pytest.raises(PermissionError, match="not that word"):
+        drive(shape.build(shape.model()), shape.ask("q"), mode, config)
+    ratings = settled_sync(till)
+    heard = "".join(till.witness.texts)
+    assert heard.endswith("what")
+    assert [("estimated", -(-len(heard) // 4))] == [
+        (rating.labels["usage_source"], rating.meters[f"{MODEL}.tokens.output"]) for rating in ratings
+    ]

@@ -264,3 +264,28 @@ async def test_a_failed_branch_spares_the_others(till: Till) -> None:
     await until(lambda: len(till.witness.finished("model")) == 2)
     await settled(till)
     till.assert_exact(asked=2)
+
+
+# --- the gate's answer comes too late -------------------------------------------------------------------------------
+
+
+async def test_a_call_cancelled_while_the_gate_is_asked_leaves_no_lease(make_till: MakeTill) -> None:
+    """A lease granted to a caller who left meanwhile is found and cancelled, and the provider is not called."""
+    till, model = make_till(replays=False), ScriptedChatModel()
+    till.ledger.fault("delay", on="authorize", seconds=0.1)
+    call = asyncio.create_task(model.ainvoke(PROMPT, till.unwitnessed()))
+    await until(lambda: till.asked > 0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert [] == await settled(till)
+    assert (0, []) == (model.calls, till.ledger.leases("active"))
+
+
+async def test_orphans_can_be_charged_their_prompt(make_till: MakeTill) -> None:
+    """With `on_orphan="bill_estimate"` a call cancelled before its answer is charged its prompt, estimated."""
+    till, model = make_till(options={"on_orphan": "bill_estimate"}), hanging(0)
+    await cancel_the_task(model.ainvoke(PROMPT, till.unwitnessed()), lambda: model.calls > 0)
+    ratings = await settled(till)
+    assert [{f"{MODEL}.tokens.input": 4 + -(-len(PROMPT) // 4)}] == [dict(rating.meters) for rating in ratings]
+    assert ["estimated"] == [rating.labels["usage_source"] for rating in ratings]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
+from langchain_core.callbacks import CallbackManager
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
 
 from tests.support.billing import Till
-from tests.surfaces.shapes import SHAPES, run
+from tests.surfaces.shapes import QUESTIONS, SHAPES, perform, run
 
 CASES = [pytest.param(name, mode, id=f"{name}-{mode}") for name, shape in SHAPES.items() for mode in shape.modes()]
 
@@ -19,3 +25,76 @@ def test_each_run_is_charged_what_it_reported(till: Till, name: str, mode: str) 
     till.assert_exact()
     assert shape.models * asked == model.calls == len(till.witness.finished("model"))
     assert shape.tools * asked == len(till.witness.finished("tool"))
+
+
+GRAPHS = ("sync_node", "react_agent", "create_agent")
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("stream_mode", ["values", "updates", "messages", "custom", "debug", ["updates", "messages"]])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_whatever_a_graph_streams_it_is_charged_the_same(till: Till, name: str, stream_mode: Any, colour: str) -> None:
+    """Each stream mode of a graph is charged what its models reported."""
+    shape = SHAPES[name]
+    graph = shape.build(shape.model())
+    if colour == "sync":
+        list(graph.stream(shape.ask("q"), till.config(), stream_mode=stream_mode))
+    else:
+        asyncio.run(read(graph.astream(shape.ask("q"), till.config(), stream_mode=stream_mode)))
+    till.assert_exact()
+    assert shape.models == len(till.witness.finished("model"))
+
+
+async def read(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("name", ["model", "chain", "create_agent"])
+def test_batches_as_they_complete_are_charged_each(till: Till, name: str, colour: str) -> None:
+    """A batch whose results are taken as they come is charged as any other."""
+    shape = SHAPES[name]
+    runnable = shape.build(shape.model())
+    asked = [shape.ask(question) for question in QUESTIONS]
+    if colour == "sync":
+        assert len(asked) == len(list(runnable.batch_as_completed(asked, till.config())))
+    else:
+        asyncio.run(read(runnable.abatch_as_completed(asked, till.config())))
+    till.assert_exact()
+    assert shape.models * len(asked) == len(till.witness.finished("model"))
+
+
+class Shelf(BaseRetriever):
+    """Finds the same document for everybody."""
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        return [Document("The answer is five.")]
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize(("retrievers", "expected"), [(None, []), ("all", [1]), ({"Shelf": "bytes"}, None)])
+def test_retrievers_are_gated_where_the_user_says(till: Till, retrievers: Any, expected: Any, colour: str) -> None:
+    """A retriever is asked for and charged only where `retrievers=` names it."""
+    till.ledger.price("retriever.shelf", "retriever.shelf", 1, unit="call")
+    perform(Shelf(), "q", colour, till.unwitnessed(till.handler(retrievers=retrievers)))
+    charged = [rating.quantity for rating in till.ratings() if rating.feature_code == "retriever.shelf"]
+    if expected is None:
+        assert charged[0] >= len("The answer is five.")
+    else:
+        assert expected == charged
+    assert len(charged) == till.asked
+    assert [] == till.open_leases()
+
+
+@pytest.mark.parametrize("usage", [{"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}, None])
+def test_a_decision_model_is_charged_though_it_looks_like_a_chain(till: Till, usage: Any) -> None:
+    """A run that comes as a chain and says it is a model's is asked for and charged by its outputs' usage."""
+    metadata = {"ls_provider": "scripted", "ls_model_name": "scripted-1"}
+    manager = CallbackManager.configure([till.handler()], inheritable_metadata=metadata)
+    run = manager.on_chain_start({"name": "Judge"}, {"question": "Is it good?"}, run_type="llm")
+    run.on_chain_end({"decision": "yes", "usage": usage})
+    [rating] = till.ratings()
+    assert ("reported" if usage else "estimated") == rating.labels["usage_source"]
+    assert (10 == rating.quantity) if usage else rating.quantity > 0
+    assert [] == till.open_leases()
