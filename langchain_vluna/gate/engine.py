@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna._io.client import Client
@@ -78,7 +79,11 @@ class Engine:
         objection = self.observers.objection(spec.identity, spec.feature_code)
         if objection is not None:
             raise objection
-        run = yield from self.book.start(spec, caller=find_caller(), meter=meter, fallback=fallback, loop=loop)
+        caller = find_caller()
+        if spec.kind == "work":
+            # A block always ends, by whichever thread or task leaves it; who entered it may be gone long before.
+            caller = replace(caller, comes_and_goes=True, holds=None)
+        run = yield from self.book.start(spec, caller=caller, meter=meter, fallback=fallback, loop=loop)
         if run is None:
             return None
         if run.objection is not None:
