@@ -60,6 +60,7 @@ scoreboard: $(VENV)/.installed-test  ## every way to use models: what they spent
 chaos: $(VENV)/.installed-test  ## kill processes and break connections, at length; judged by the ledger
 	@$(bin)/python -m tests.crash --runs 500
 	@$(bin)/python -m tests.faults --runs 10000
+	@$(bin)/python -m tests.faults.processes --kills 100
 
 fuzz: $(VENV)/.installed-test  ## a million requests to the local gate, whose books must balance
 	@$(bin)/python -m tests.fuzz --requests 1000000

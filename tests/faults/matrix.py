@@ -16,7 +16,7 @@ from langchain_vluna._io.relay import RelayTimes
 from langchain_vluna.gate.policy import OnUnavailable, Settle
 from tests.faults.load import PRICES, Load, prepare
 from tests.faults.proxy import KINDS, Plan, Proxy
-from tests.support.books import Books, Journal, audit, rows_of
+from tests.support.conservation import Books, Journal, audit, rows_of
 from tests.support.gate_server import serve
 
 __all__ = ["CASES", "Case", "Trial", "attempt"]

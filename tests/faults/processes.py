@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -24,9 +25,10 @@ from random import Random
 from typing import Any
 
 from langchain_vluna import Gate, LocalGate
+from langchain_vluna._io.outbox.owner import is_alive
 from langchain_vluna._io.relay import RelayTimes
 from tests.faults.load import PRICES, Load, prepare
-from tests.support.books import Journal, audit, rows_of
+from tests.support.conservation import Journal, audit, rows_of
 
 __all__ = ["Place", "Tally", "trial"]
 
@@ -49,6 +51,10 @@ class Place:
         return self.folder / "journal"
 
     @property
+    def outbox(self) -> str:
+        return str(self.folder / "outbox") if self.durable else ":memory:"
+
+    @property
     def notes(self) -> Path:
         """What workers that came to their end have to say."""
         return self.folder / "notes"
@@ -62,8 +68,7 @@ class Place:
     def open(self) -> Iterator[tuple[LocalGate, Gate]]:
         """Open ledger and gate."""
         ledger = LocalGate(self.folder / "ledger", generation="tutorial")
-        outbox = str(self.folder / "outbox") if self.durable else ":memory:"
-        gate = Gate(ledger, wire="tutorial", outbox=outbox, relay=TIMES, deny_memo=0)
+        gate = Gate(ledger, wire="tutorial", outbox=self.outbox, relay=TIMES, deny_memo=0)
         try:
             yield ledger, gate
         finally:
@@ -81,8 +86,8 @@ class Tally:
     """Workers that ended in another way than by their end or by a kill."""
     outcomes: Counter[str] = field(default_factory=Counter)
     strange: list[str] = field(default_factory=list)
-    taken_over: int = 0
-    """Rows of killed processes that were still there when all was over."""
+    stranded: int = 0
+    """Rows that killed processes left to the others."""
     runs: int = 0
     left: int = 0
     counts: dict[str, int] = field(default_factory=dict)
@@ -138,6 +143,7 @@ def trial(place: Place, *, workers: int, kills: int, seed: int) -> Tally:
             victim = living.pop(random.randrange(len(living)))
             os.kill(victim, signal.SIGKILL)
             tally.killed += os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) == -signal.SIGKILL
+            tally.stranded += _stranded(place)
             tally.started += 1
             living.append(fork(place, tally.started))
         time.sleep(1.0)
@@ -148,13 +154,21 @@ def trial(place: Place, *, workers: int, kills: int, seed: int) -> Tally:
     return tally
 
 
+def _stranded(place: Place) -> int:
+    """Count rows whose process is gone."""
+    if not place.durable:
+        return 0
+    with contextlib.closing(sqlite3.connect(place.outbox, timeout=10.0)) as db:
+        owned = db.execute("SELECT owner, count(*) FROM run GROUP BY owner").fetchall()
+    return sum(count for owner, count in owned if not is_alive(place.outbox, owner))
+
+
 def _settle(place: Place, tally: Tally) -> None:
     for line in place.notes.read_text(encoding="utf-8").splitlines():
         note: dict[str, Any] = json.loads(line)
         tally.outcomes.update(note["outcomes"])
         tally.strange += note["strange"]
     with place.open() as (ledger, gate):
-        tally.taken_over = len(rows_of(gate))
         tally.left = gate.flush(30.0)
         books = audit(Journal.read(place.journal), ledger, rows_of(gate), prices=PRICES, survived=False)
     tally.runs, tally.counts, tally.problems = books.runs, books.counts(), books.problems()

@@ -11,8 +11,8 @@ from langchain_vluna import LocalGate
 from langchain_vluna._core.run import State
 from langchain_vluna._core.types import Identity
 from langchain_vluna._io.outbox import Row
-from tests.support.books import Books, Entry, Journal, audit
 from tests.support.caller import Caller
+from tests.support.conservation import Books, Entry, Journal, audit
 
 METER = "chat.tokens"
 PRICES = {METER: 2}

@@ -14,7 +14,7 @@ from langchain_vluna._io.outbox import Row, rows
 from tests.faults.load import PRICES, Load, prepare
 from tests.faults.matrix import CASES, Case, attempt
 from tests.faults.proxy import KINDS, Plan
-from tests.support.books import Journal, audit, rows_of
+from tests.support.conservation import Journal, audit, rows_of
 
 pytestmark = pytest.mark.isolated
 
@@ -28,7 +28,9 @@ def test_each_run_is_charged_once_over_a_faulty_network(case: Case, tmp_path: Pa
     assert trial.injected.total() > 50
 
 
-@pytest.mark.parametrize("kind", ["reset after", "half a body", "twice at once", "again later", "502 before", "late"])
+@pytest.mark.parametrize(
+    "kind", ["reset after", "half a body", "nonsense before", "twice at once", "again later", "502 before", "late"]
+)
 def test_each_run_is_charged_once_when_one_thing_goes_wrong_often(kind: str, tmp_path: Path):
     """The worst faults, each alone and at half of all requests."""
     case = Case(generation="tutorial", settle="background", on_unavailable="allow", attempts=1)

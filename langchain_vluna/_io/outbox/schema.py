@@ -6,6 +6,7 @@ process killed in between leaves a file that the next one completes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -86,7 +87,10 @@ def is_locked(error: Exception) -> bool:
 def _create_private(path: Path) -> None:
     # SQLite gives its -wal and -shm files the mode of the main file, so the mode must be right before it opens it.
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    # Never opened where it exists: closing any descriptor of a file drops all POSIX locks that this process has on it,
+    # those of SQLite too, and the next process that closes the file would take itself for the last and delete its log.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         if file.exists() and file.stat().st_mode & 0o077:
             file.chmod(0o600)
