@@ -30,7 +30,7 @@ def processes(project: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_a_visitor_leaves_the_log_of_an_outbox_in_use(tmp_path: Path):
-    """A process that opens the file and closes it does not take itself for the last one and delete the log of others."""
+    """Who opens the file and closes it does not take itself for the last one and delete the log of others."""
     path = tmp_path / "vluna.outbox"
     outbox = Outbox(str(path))
     opened(outbox, "before")
