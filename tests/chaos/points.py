@@ -129,7 +129,8 @@ def _die_in_migrations(death: Death) -> None:
     def tapped(path: str, *args: Any, **options: Any) -> sqlite3.Connection:
         if str(path).endswith(".outbox"):
             options["factory"] = Fatal
-        return connect(path, *args, **options)
+        connection: sqlite3.Connection = connect(path, *args, **options)
+        return connection
 
     sqlite3.__dict__["connect"] = tapped
 

@@ -19,8 +19,8 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_vluna import Gate, LocalGate, VlunaCallbackHandler
 from langchain_vluna._io.outbox import Outbox, Row, rows
 from langchain_vluna.testing.models import ScriptedChatModel
-from tests.chaos.points import Death, Tapped, tap
 from tests.chaos.judging import Journal, Rule, Verdict, judge
+from tests.chaos.points import Death, Tapped, tap
 
 __all__ = ["CUSTOMERS", "Episode", "flush", "judged", "prepare", "work"]
 
@@ -73,7 +73,9 @@ class JournalledModel(ScriptedChatModel):
     run: Any = None
     """The `_Witness` of the one run that it serves at a time."""
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kw: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kw: Any
+    ) -> ChatResult:
         result = super()._generate(messages, stop, run_manager, **kw)
         self._reported(result.generations[0].message)
         return result
@@ -114,15 +116,17 @@ class JournalledModel(ScriptedChatModel):
 
 
 class _Witness(BaseCallbackHandler):
-    """Knows the id of the run that is going on: a model that streams is not told."""
+    """Writes down that a run comes by, and knows its id: a model that streams is not told."""
 
     run_inline = True
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal, customer: str, **facts: bool) -> None:
         self.run_id: object = None
+        self._write = lambda run_id: journal.write(run_id, customer, **facts)
 
     def on_chat_model_start(self, *_: Any, run_id: UUID, **__: Any) -> None:
         self.run_id = run_id
+        self._write(run_id)
 
 
 def prepare(episode: Episode) -> None:
@@ -177,11 +181,11 @@ def _call(gate: Gate, death: Death, journal: Journal, dice: random.Random, mode:
     tokens = dice.randint(1, 500), dice.randint(1, 500)
     usage = UsageMetadata(input_tokens=tokens[0], output_tokens=tokens[1], total_tokens=sum(tokens))
     answer = AIMessage("one two three four five six", usage_metadata=usage)
-    witness = _Witness()
+    before, witness = _Witness(journal, customer), _Witness(journal, customer, admitted=True)
     model = JournalledModel(responses=[answer], journal=journal, death=death, customer=customer, run=witness)
     handler = VlunaCallbackHandler(gate, principal_id=customer)
     runnable = ChatPromptTemplate.from_template("Say {text}") | model
-    return _Call(runnable, {"callbacks": [handler, witness]}, mode == "stream")
+    return _Call(runnable, {"callbacks": [before, handler, witness]}, mode == "stream")
 
 
 async def _together(calls: list[Any]) -> None:
