@@ -197,14 +197,30 @@ def test_an_abandoned_stream_is_settled_when_the_gate_closes(till: Till) -> None
     del stream
 
 
-def test_the_end_of_an_abandoned_stream_counts_after_all(make_till: MakeTill) -> None:
+def test_the_end_of_an_abandoned_stream_counts_after_all(till: Till) -> None:
     """A stream given up for dead that is read to its end is still charged once."""
-    till = make_till(options={"orphan_after": 0.05})
-    stream = ScriptedChatModel().stream(PROMPT, till.config())
+    stream = ScriptedChatModel().stream(PROMPT, till.unwitnessed())
     heard = str(next(stream).content)
+    till.gate.engine.watch.settle_all("nothing happened to it for long")
     assert_delivered_is_charged(settled_sync(till), heard)
     assert list(stream)
     assert 1 == len(settled_sync(till))
+
+
+def test_an_answer_after_its_run_was_given_up_is_charged(make_till: MakeTill) -> None:
+    """A run that was given up for dead, and cancelled, is charged by ingest when its answer comes after all."""
+    till = make_till()
+
+    def answer(messages: Any) -> Any:
+        till.gate.engine.watch.settle_all("nothing happened to it for long")
+        assert 0 == till.gate.flush(10.0)
+        return answering(messages)
+
+    ScriptedChatModel(responses=[answer]).invoke(PROMPT, till.config())
+    settled_sync(till)
+    till.assert_exact()
+    assert ["ingest"] == [rating.source for rating in till.ratings()]
+    assert ["canceled"] == [view.state for view in till.ledger.leases()]
 
 
 def test_ctrl_c_in_the_consumer_is_charged_what_was_delivered(till: Till) -> None:

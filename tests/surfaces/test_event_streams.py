@@ -62,7 +62,7 @@ def test_a_loop_that_ends_before_the_last_callback_loses_no_usage(till: Till) ->
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_abandoned_event_stream_is_charged_what_it_delivered(make_till: MakeTill, kept: bool) -> None:
     """An event stream that is not read on, of which nobody is ever told, is charged what its events delivered."""
-    till = make_till(options={"orphan_after": 0.05})
+    till = make_till()
     runnable: Any = ScriptedChatModel(responses=["twelve bytes and so on for some more words"])
     stream: Any = iter(runnable.stream_events("What is it?", till.config(), version="v3"))
     heard = ""
@@ -72,6 +72,7 @@ def test_an_abandoned_event_stream_is_charged_what_it_delivered(make_till: MakeT
     if not kept:
         del stream
         gc.collect()
+    till.gate.engine.watch.settle_all("nothing happened to it for long")
     ratings = settled_sync(till)
     assert ["estimated"] == [rating.labels["usage_source"] for rating in ratings]
     assert -(-len(heard) // 4) == ratings[0].meters[f"{MODEL}.tokens.output"]
