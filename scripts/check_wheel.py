@@ -17,7 +17,8 @@ from importlib.metadata import version
 from importlib.resources import files
 import langchain_vluna as package
 assert "site-packages" in package.__file__, package.__file__
-assert files(package).joinpath("py.typed").is_file(), "py.typed is missing"
+for name in ("py.typed", "server/page/index.html", "server/page/vendor/uplot.js", "server/page/vendor/uplot.LICENSE.txt"):
+    assert files(package).joinpath(name).is_file(), f"{name} is missing"
 assert package.__version__ == version("langchain-vluna")
 optional = {"VlunaMiddleware"}
 for name in sorted(set(package.__all__) - optional):

@@ -20,8 +20,8 @@ __all__ = ["GateApp", "create_app"]
 
 _TIMEOUT: Final = 60.0
 _LONGEST_BODY: Final = 1024 * 1024
-_PREFIX: Final = "/mgt/"
-_HEALTH: Final = "/health"
+_PAGES: Final = frozenset({"/", "/openapi.json"})
+_PARTS: Final = "/ui/"
 
 
 def create_app(local_gate: Transport) -> GateApp:
@@ -31,6 +31,8 @@ def create_app(local_gate: Transport) -> GateApp:
         ConfigurationError: The extra `server` is not installed.
     """
     try:
+        import starlette.applications  # noqa: F401 -- where the site was imported once, this still tells
+
         from langchain_vluna.server.site import Site
     except ImportError as error:
         msg = "the HTTP server needs the extra `server`: pip install 'langchain-vluna[server]'"
@@ -55,10 +57,10 @@ class GateApp:
                 await self._site(scope, receive, send)
             return
         path: str = scope["path"]
-        if self._site is None or path.startswith(_PREFIX) or path == _HEALTH:
-            await self._ask_gate(scope, receive, send)
-        else:
+        if self._site is not None and (path in _PAGES or path.startswith(_PARTS)):
             await self._site(scope, receive, send)
+        else:
+            await self._ask_gate(scope, receive, send)
 
     async def _ask_gate(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HttpRequest(

@@ -65,7 +65,18 @@ def web_server(local_gate: Transport) -> uvicorn.Server:
             app.close_streams()
             await super().shutdown(sockets)
 
-    return Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none"))
+    # Whose request it is decides about the page, so a header may not say it.
+    return Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+        )
+    )
 
 
 @contextmanager

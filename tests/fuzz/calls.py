@@ -210,7 +210,7 @@ class Fuzzer:
 
     def _page(self) -> Call:
         headers = {"host": "localhost:3002", "x-vluna-page": "1", "content-type": "application/json"}
-        if self._random.random() < 0.1:
+        if self._random.random() < 0.02:
             names = ("", "principal_id", "run_id", "thread_id", "limit", "before", "by", "span", "open", "after")
             values = ("", "x", "-1", "99999999999999999999", "customer", "week", "%00", "%ff", "t1", "r1", "'")
             asked = "&".join(f"{self._random.choice(names)}={self._random.choice(values)}" for _ in range(2))

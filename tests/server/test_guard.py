@@ -109,6 +109,11 @@ def test_other_machines_are_refused(client: tuple[str, int] | None, status: int)
     assert status == sent[0]["status"]
 
 
+def test_a_header_does_not_make_a_machine_another(page: Page):
+    """Nobody is believed who says in a header where he comes from."""
+    assert 200 == page.ask("GET", "/ui/api/summary", x_forwarded_for="192.0.2.7", x_forwarded_proto="https")[0]
+
+
 def test_the_gates_own_wire_needs_no_page(page: Page):
     """What is signed is not guarded by names: a gate may be called as whatever it is reachable as."""
     assert 200 == page.ask("GET", "/health", host="gate.example")[0]

@@ -81,6 +81,8 @@ _JOURNAL: Final = (
         code TEXT NOT NULL, message TEXT NOT NULL, key TEXT NOT NULL, run TEXT, root TEXT, thread TEXT,
         detail TEXT NOT NULL
     )""",
+    "CREATE INDEX ratings_by_time ON ratings (created_ms)",
+    "CREATE INDEX open_leases ON leases (account) WHERE state = 'active' AND commits = 0",
 )
 
 MIGRATIONS: Final = (_FIRST, _JOURNAL)

@@ -24,6 +24,8 @@ __all__ = ["Busy", "Store"]
 
 BUSY_MS: Final = 5
 _PAUSE = 0.001
+_LOG_PAGES: Final = 4000
+"""Of 4 KiB, before the log is written back. That waits for the disk, and a request makes some 20 pages."""
 _OPEN_BUSY_MS = 30_000
 _SWITCH_ATTEMPTS = 200
 _SWITCH_PAUSE = 0.01
@@ -156,6 +158,7 @@ class Store:
             connection.execute(f"PRAGMA busy_timeout = {_OPEN_BUSY_MS}")
             _write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._migrate(connection)
             connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         except sqlite3.DatabaseError as error:

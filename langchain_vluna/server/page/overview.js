@@ -18,6 +18,7 @@ export class Overview {
     this.tiles = h("dl", { class: "tiles" });
     this.rows = h("tbody");
     this.pause = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.toggle() }, "Pause");
+    this.took = 0;
     this.customers = h("div");
     this.leases = h("div");
     this.element = h("div", {}, h("h1", { class: "unseen" }, "Overview"), this.tiles, this.spendCard(),
@@ -62,7 +63,8 @@ export class Overview {
     this.rows.prepend(line(entry, "fresh"));
     while (this.rows.children.length > SHOWN) this.rows.lastElementChild.remove();
     if (entry.kind === "denied") this.page.say(`${customer(entry)} denied: ${entry.message}`);
-    this.soon ??= setTimeout(() => { this.soon = undefined; this.refresh(); }, 400);
+    // A long ledger takes its time to add up, and the gate's own requests come first.
+    this.soon ??= setTimeout(() => { this.soon = undefined; this.refresh(); }, Math.max(400, 5 * this.took));
   }
 
   toggle() {
@@ -75,6 +77,7 @@ export class Overview {
   }
 
   async refresh() {
+    const start = performance.now();
     await this.page.attempt(async () => {
       const filter = this.page.filter;
       const [summary, spend, { customers }, { leases }] = await Promise.all([
@@ -89,6 +92,7 @@ export class Overview {
       this.customers.replaceChildren(this.wallets(customers));
       this.leases.replaceChildren(openLeases(leases, summary.now_ms));
     });
+    this.took = performance.now() - start;
   }
 
   wallets(customers) {
