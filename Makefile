@@ -58,7 +58,7 @@ scoreboard: $(VENV)/.installed-test  ## every way to use models: what they spent
 	@$(bin)/python -m benchmarks.scoreboard
 
 chaos: $(VENV)/.installed-test  ## kill processes and break connections, at length; judged by the ledger
-	@$(bin)/python -m tests.crash --runs 500
+	@$(bin)/python -m tests.chaos.crash --runs 500
 	@$(bin)/python -m tests.faults --runs 10000
 	@$(bin)/python -m tests.faults.processes --kills 100
 

@@ -1,1 +1,0 @@
-"""The crash matrix: a process is killed at each named point, and the ledger must still add up."""
