@@ -17,7 +17,8 @@ from importlib.metadata import version
 from importlib.resources import files
 import langchain_vluna as package
 assert "site-packages" in package.__file__, package.__file__
-for name in ("py.typed", "server/page/index.html", "server/page/vendor/uplot.js", "server/page/vendor/uplot.LICENSE.txt"):
+page = ("index.html", "vendor/uplot.js", "vendor/uplot.LICENSE.txt")
+for name in ("py.typed", *(f"server/page/{part}" for part in page)):
     assert files(package).joinpath(name).is_file(), f"{name} is missing"
 assert package.__version__ == version("langchain-vluna")
 optional = {"VlunaMiddleware"}

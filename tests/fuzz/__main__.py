@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import secrets
 import sys
 import tempfile
@@ -26,7 +25,7 @@ def main() -> int:
         print(f"{report.requests:>9,} requests, {rate:,.0f}/s, {dict(sorted(report.statuses.items()))}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(fuzz(Path(folder), requests=options.requests, seed=options.seed, tell=tell))
+        report = fuzz(Path(folder), requests=options.requests, seed=options.seed, tell=tell)
     for problem in report.problems:
         print(f"seed {options.seed}, request {report.requests}: {problem[:2000]}")
     if not report.problems:

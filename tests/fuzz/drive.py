@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,30 +29,36 @@ class Report:
     """Amount by commit id, as answered."""
 
 
-async def fuzz(folder: Path, *, requests: int, seed: int, tell: Callable[[Report], None] = lambda _: None) -> Report:
+def fuzz(folder: Path, *, requests: int, seed: int, tell: Callable[[Report], None] = lambda _: None) -> Report:
     """Send that many requests; stops at the first problem, which names the request."""
     path = str(folder / "fuzz.db")
     gate = LocalGate(path, clock=lambda: 1_800_000_000.0)
     set_up(gate)
-    app, fuzzer, report = create_app(gate), Fuzzer(gate.settings, seed), Report()
+    fuzzer, report = Fuzzer(gate.settings, seed), Report()
     try:
         while report.requests < requests and not report.problems:
-            call = fuzzer.next()
-            report.requests += 1
-            try:
-                status, answer = await ask(app, call)
-            except Exception as error:  # noqa: BLE001 -- the border of the fuzzer: whatever escapes is what it looks for
-                report.problems.append(f"{error!r} from {call}")
-                break
-            report.statuses[status] += 1
-            note(report, call, status, answer)
-            fuzzer.heard(status, answer)
-            if report.requests % BETWEEN_CHECKS == 0 or report.requests == requests:
-                report.problems += books(path, report)
-                tell(report)
+            asyncio.run(drive(create_app(gate), fuzzer, report, min(requests - report.requests, BETWEEN_CHECKS)))
+            report.problems += books(path, report)
+            tell(report)
     finally:
         gate.close()
     return report
+
+
+async def drive(app: GateApp, fuzzer: Fuzzer, report: Report, requests: int) -> None:
+    for _ in range(requests):
+        call = fuzzer.next()
+        report.requests += 1
+        try:
+            status, answer = await ask(app, call)
+        except Exception as error:  # noqa: BLE001 -- the border of the fuzzer: whatever escapes is what it looks for
+            report.problems.append(f"{error!r} from {call}")
+        else:
+            report.statuses[status] += 1
+            note(report, call, status, answer)
+            fuzzer.heard(status, answer)
+        if report.problems:
+            return
 
 
 def set_up(gate: LocalGate) -> None:

@@ -12,9 +12,9 @@ from tests.fuzz.drive import fuzz
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_whatever_is_asked_the_books_add_up(tmp_path: Path, seed: int):
+def test_whatever_is_asked_the_books_add_up(tmp_path: Path, seed: int):
     """Neither a server error nor a broken rule of the ledger comes of random requests."""
-    report = await fuzz(tmp_path, requests=10_000, seed=seed)
+    report = fuzz(tmp_path, requests=10_000, seed=seed)
 
     assert [] == report.problems
     assert 10_000 == report.requests
