@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,15 +59,20 @@ def started(serialized: Mapping[str, Any] | None, params: Mapping[str, Any]) -> 
 
 
 def model_run(
-    started: Started, options: HandlerOptions, tree: RunTree, prompts: Sequence[Any], params: Any
+    started: Started, options: HandlerOptions, tree: RunTree, prompts: Any, params: Mapping[str, Any]
 ) -> ModelMeter:
     """Describe a model run. `params` are the start event's keyword arguments.
+
+    `prompts` are texts or messages, or the inputs of a decision model, which starts as a chain with a `run_type`.
 
     Raises:
         ConfigurationError: Nobody pays, or a value cannot be sent.
     """
     invocation = params.get("invocation_params") or {}
-    prompt_tokens = usage.estimate_prompt_tokens(prompts, invocation)
+    decides = params.get("run_type") is not None
+    prompt_tokens = (
+        usage.estimate_value_tokens(prompts) if decides else usage.estimate_prompt_tokens(prompts, invocation)
+    )
     named = _named_model(started, invocation)
     info = _info(started, tree, "model", named, prompt_tokens)
     limit = usage.requested_max_tokens(started.metadata, invocation, started.serialized)

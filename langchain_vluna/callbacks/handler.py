@@ -253,7 +253,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         started = self._describe.started(serialized, params)
         self._engine.tree.begin(started.run_id, started.parent_run_id, started.namespace)
         if params.get("run_type") == "llm":
-            meter = self._describe.model_run(started, self._options, self._engine.tree, [str(inputs)], params)
+            meter = self._describe.model_run(started, self._options, self._engine.tree, inputs, params)
             yield from self._start(meter, loop)
 
     @TwoColoured

@@ -79,7 +79,7 @@ class ModelMeter:
 
     def decided(self, outputs: object) -> UsageBody | None:
         """Return what a finished decision model is charged."""
-        return self._complete(usage.read_outputs(outputs), usage.estimate_text_tokens(len(str(outputs))))
+        return self._complete(usage.read_outputs(outputs), usage.estimate_value_tokens(outputs))
 
     def fallback(self) -> UsageBody | None:
         """Return what a run that never ends is charged where the user wants an estimate charged."""

@@ -24,7 +24,7 @@ from tests.conformance.record import RecordingGate, scenario_of
 from tests.conformance.replay import START, Replay, open_gate
 from tests.support.gate_server import serve
 
-__all__ = ["CUSTOMER", "GRANT", "MODEL", "USER", "Stand", "Till", "Witness"]
+__all__ = ["CUSTOMER", "GRANT", "MODEL", "USER", "Stand", "Till", "Witness", "tokens_of"]
 
 CUSTOMER: Final = "customer_1"
 USER: Final = "user_1"

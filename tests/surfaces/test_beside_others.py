@@ -16,6 +16,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_vluna import ConfigurationError, GateDenied
+from langchain_vluna.callbacks.metering import ModelMeter
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.support.billing import CUSTOMER, MODEL, Till
 from tests.surfaces.conftest import MakeTill
@@ -306,3 +307,25 @@ def test_what_another_handler_stops_in_its_middle_is_charged(till: Till, name: s
     assert [("estimated", -(-len(heard) // 4))] == [
         (rating.labels["usage_source"], rating.meters[f"{MODEL}.tokens.output"]) for rating in ratings
     ]
+
+
+# --- when our own code breaks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke", "stream", "astream"])
+def test_an_end_that_cannot_be_recorded_takes_no_answer_away(
+    make_till: MakeTill, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    """An error in the package itself at the end of a run is logged; the caller has the answer, no lease stays open."""
+
+    def breaks(*_: object) -> None:
+        msg = "a bug"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(ModelMeter, "finished", breaks)
+    monkeypatch.setattr(ModelMeter, "add", breaks)
+    till = make_till()
+    drive(ScriptedChatModel(), "q", mode, till.config())
+    assert 1 == len(till.witness.finished("model"))
+    assert [] == settled_sync(till)
+    assert "an end event could not be recorded" in caplog.text

@@ -10,7 +10,8 @@ from langchain_core.callbacks import CallbackManager
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
-from tests.support.billing import Till
+from tests.support.billing import Till, tokens_of
+from tests.surfaces.conftest import MakeTill
 from tests.surfaces.shapes import QUESTIONS, SHAPES, perform, run
 
 CASES = [pytest.param(name, mode, id=f"{name}-{mode}") for name, shape in SHAPES.items() for mode in shape.modes()]
@@ -98,3 +99,33 @@ def test_a_decision_model_is_charged_though_it_looks_like_a_chain(till: Till, us
     assert ("reported" if usage else "estimated") == rating.labels["usage_source"]
     assert (10 == rating.quantity) if usage else rating.quantity > 0
     assert [] == till.open_leases()
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_real_decision_model_is_gated(make_till: MakeTill, fails: bool, colour: str) -> None:
+    """Where langchain-core has decision models, one that answers is charged, and one that fails is cancelled."""
+    decisions = pytest.importorskip("langchain_core.decisions", reason="langchain-core 1.8 brings decision models")
+
+    class Judge(decisions.BaseDecisionModel):  # type: ignore[misc,name-defined]
+        @property
+        def _provider(self) -> str:
+            return "scripted"
+
+        def _classify(self, state: Any, questions: Any) -> Any:
+            if fails:
+                msg = "too much"
+                raise OverflowError(msg)
+            usage = {"input_tokens": 12, "output_tokens": 3}
+            return decisions.ClassifierResponse(model="judge-1-0", answers={}, usage=usage)
+
+    till = make_till()
+    request = {"state": "some text", "questions": {"q": decisions.Noul(instructions="Is it good?")}}
+    if fails:
+        with pytest.raises(OverflowError, match="too much"):
+            perform(Judge(model="scripted-1"), request, colour, till.unwitnessed())
+        till.assert_nothing_charged()
+    else:
+        perform(Judge(model="scripted-1"), request, colour, till.unwitnessed())
+        assert [(12, 3)] == [tokens_of(rating) for rating in till.ratings()]
+    assert (1, []) == (till.asked, till.open_leases())
