@@ -97,15 +97,15 @@ class RecordingGate(LocalGate):
         else:
             self.setup["grants"].append(grant)
 
-    def quota(self, feature_code: str, limit: int, window_sec: int) -> None:
+    def quota(self, feature_code: str, limit: int | None, window_sec: int) -> None:
         super().quota(feature_code, limit, window_sec)
         self._policy_setup(feature_code, "quota", limit, window_sec)
 
-    def rate(self, feature_code: str, limit: int, window_sec: int) -> None:
+    def rate(self, feature_code: str, limit: int | None, window_sec: int) -> None:
         super().rate(feature_code, limit, window_sec)
         self._policy_setup(feature_code, "rate", limit, window_sec)
 
-    def _policy_setup(self, feature: str, kind: str, limit: int, window_sec: int) -> None:
+    def _policy_setup(self, feature: str, kind: str, limit: int | None, window_sec: int) -> None:
         policy = {"feature": feature, "kind": kind, "limit": limit, "window_sec": window_sec}
         self.setup["policies"].append(policy)
 

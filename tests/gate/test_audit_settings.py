@@ -38,7 +38,7 @@ def gate() -> Iterator[Gate]:
         ("on_alarm", "log"),
     ],
 )
-def test_a_gate_refuses_a_value_of_the_wrong_kind(option: str, value: object) -> None:
+def test_a_gate_refuses_a_value_of_the_wrong_kind(option: str, value: Any) -> None:
     """Gate names the keyword and the value."""
     with pytest.raises(ConfigurationError, match=rf"{option}.*{re.escape(repr(value))}"):
         Gate.local(**{option: value})
