@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 
 from langchain_vluna.gate.liveness import Caller, Stacks, find_caller
 
@@ -107,7 +107,7 @@ async def test_a_collected_task_runs_nothing():
 def test_a_generator_that_nobody_steps_says_nothing():
     """A stream that is not being read is neither seen nor given up."""
 
-    def stream() -> Iterator[Caller]:
+    def stream() -> Generator[Caller, None, None]:
         caller = find_caller()
         assert RUNNING == looked_at(caller)
         yield caller
