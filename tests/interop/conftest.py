@@ -19,16 +19,14 @@ DRIVER = Path(__file__).with_name("sdk_driver.py")
 
 
 @pytest.fixture(scope="session")
-def sdk(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Sdk:
+def sdk(pytestconfig: pytest.Config) -> Sdk:
     """Return what hands a job to a version of the SDK, installed on first use and kept in pytest's cache."""
-    cache = getattr(pytestconfig, "cache", None)
-    home = cache.mkdir("vlunaai") if cache is not None else tmp_path_factory.mktemp("vlunaai")
 
     def run(requirement: str, job: dict[str, Any]) -> Any:
         done = subprocess.run(
             [sys.executable, os.fspath(DRIVER)],
             input=json.dumps(job),
-            env=os.environ | {"PYTHONPATH": os.fspath(_installed(home, requirement))},
+            env=os.environ | {"PYTHONPATH": os.fspath(installed_sdk(pytestconfig, requirement))},
             capture_output=True,
             text=True,
             timeout=60,
@@ -40,7 +38,11 @@ def sdk(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -
     return run
 
 
-def _installed(home: Path, requirement: str) -> Path:
+def installed_sdk(config: pytest.Config, requirement: str) -> Path:
+    """Return the folder of a version of the SDK, which is installed there on first use."""
+    cache = getattr(config, "cache", None)
+    home = cache.mkdir("vlunaai") if cache is not None else Path(tempfile.gettempdir()) / "vlunaai-for-tests"
+    home.mkdir(exist_ok=True)
     folder = home / f"{requirement}-py{sys.version_info.major}{sys.version_info.minor}"
     if folder.is_dir():
         return folder

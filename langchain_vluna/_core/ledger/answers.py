@@ -10,6 +10,7 @@ from typing import Any
 from langchain_vluna._core.ledger.model import Form, HeldLease, Line, Price, Refusal, iso
 
 __all__ = [
+    "balance_data",
     "cancel_data",
     "canonical_json",
     "commit_data",
@@ -52,6 +53,8 @@ def lease_data(lease: HeldLease, form: Form) -> dict[str, Any]:
     data: dict[str, Any] = (
         {"lease": lease.handle} if form == "lease" else {"lease_token": lease.handle, "lease_id": lease.lease_id}
     )
+    if form == "either":
+        data["lease"] = lease.handle
     if lease.budget_id is not None:
         data["budget_id"] = lease.budget_id
     end = lease.window_start_ms + lease.window_sec * 1000
@@ -61,6 +64,22 @@ def lease_data(lease: HeldLease, form: Form) -> dict[str, Any]:
         "feature_family_code": lease.family,
         "window_start": iso(lease.window_start_ms),
         "window_end": iso(end),
+    }
+
+
+def balance_data(account_id: int, *, available: int, uncovered: int, now_ms: int) -> dict[str, Any]:
+    """Return a wallet in the words of all generations; the older ones call what can be spent `balances`."""
+    left, owed, as_of = {"xusd": str(available)}, {"xusd": str(uncovered)}, iso(now_ms)
+    return {
+        "billing_account_id": str(account_id),
+        "billing_user_id": str(account_id),
+        "as_of": as_of,
+        "balances": left,
+        "available_balance": left,
+        "outstanding_balances": owed,
+        "outstanding_balance": owed,
+        "conversion": {"as_of": as_of, "usd_per_xusd": "0.000001"},
+        "grants": [],
     }
 
 

@@ -30,8 +30,8 @@ __all__ = [
     "window_start",
 ]
 
-Form = Literal["lease_token", "lease"]
-"""Which names the bodies use; `lease` is the newest wire generation."""
+Form = Literal["lease_token", "lease", "either"]
+"""Which names the bodies use; `lease` is the newest wire generation, `either` a request that both could have sent."""
 Rounding = Literal["floor", "nearest", "ceil"]
 LeaseState = Literal["active", "closed", "canceled"]
 

@@ -53,6 +53,11 @@ class Catalogue:
         ).fetchone()
         return Account(own_id, own, *(shared or (None, 0)))
 
+    def uncovered(self, account: Account) -> int:
+        """Return what was charged beyond the grants."""
+        (cash,) = self._run("SELECT cash FROM accounts WHERE id = ?", (account.account_id,)).fetchone()
+        return int(cash)
+
     def as_it_is(self, account: Account) -> Account:
         """Return the account with what is left by now."""
         left = dict(

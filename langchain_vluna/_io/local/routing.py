@@ -40,7 +40,7 @@ _POST: Final[Mapping[str, Verb]] = {
     "/gate/cancel": "cancel",
     "/gate/preflight": "preflight",
 }
-_GET: Final = {"/gate/limits": "limits", "/gate/meters": "meters"}
+_GET: Final = {"/gate/limits": "limits", "/gate/meters": "meters", "/wallet/balance": "balance"}
 _GONE: Final[Mapping[Generation | None, frozenset[str]]] = {
     "tutorial": frozenset({"preflight"}),
     "user": frozenset({"preflight"}),
@@ -147,8 +147,11 @@ class Router:
             return "lease_token"
         items = body.get("items")
         shown = [body, *(items if verb == "batch" and isinstance(items, list) else [])]
+        # Only a body that names neither a lease nor a budget could be of two generations: both find what they look for.
         named = any(isinstance(part, Mapping) and ("lease" in part or "budget" in part) for part in shown)
-        return "lease" if named or verb == "preflight" else "lease_token"
+        if named or verb == "preflight":
+            return "lease"
+        return "either" if verb == "authorize" and "budget_id" not in body else "lease_token"
 
     def _details(self, refusal: Refusal, verb: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what an error envelope has besides: in `meta`, and beside it."""
@@ -174,7 +177,7 @@ def _dispatch(verbs: Settling, call: _Call) -> Answer:
         return verbs.preflight(call.body)
     if call.verb == "limits":
         return verbs.limits(parse_qs(call.target.partition("?")[2]).get("feature_code", [None])[0])
-    return verbs.meters()
+    return verbs.balance() if call.verb == "balance" else verbs.meters()
 
 
 def _parse(request: HttpRequest) -> tuple[Mapping[str, Any], str]:

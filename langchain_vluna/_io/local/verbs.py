@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from langchain_vluna._core.ledger import admission, bodies
-from langchain_vluna._core.ledger.answers import cancel_data, lease_data
+from langchain_vluna._core.ledger.answers import balance_data, cancel_data, lease_data
 from langchain_vluna._core.ledger.fields import check_creatable, is_uuid
 from langchain_vluna._core.ledger.model import (
     DAY_MS,
@@ -147,6 +147,12 @@ class Verbs:
                 for meter, features in self._tables.all_meters()
             ]
         )
+
+    def balance(self) -> Answer:
+        account = self._account
+        uncovered = self._tables.uncovered(account)
+        data = balance_data(account.account_id, available=account.available, uncovered=uncovered, now_ms=self._now_ms)
+        return Answer(data)
 
     # --- shared with settling
 
