@@ -29,6 +29,8 @@ class Started:
     metadata: Mapping[str, Any]
     tags: tuple[str, ...]
     tool_call_id: str | None = None
+    event: object = None
+    """The same for all tellings of one start: LangChain makes the metadata anew for each."""
 
     @property
     def namespace(self) -> str | None:
@@ -55,6 +57,7 @@ def started(serialized: Mapping[str, Any] | None, params: Mapping[str, Any]) -> 
         metadata=params.get("metadata") or {},
         tags=tuple(params.get("tags") or ()),
         tool_call_id=params.get("tool_call_id"),
+        event=params.get("metadata"),
     )
 
 
@@ -151,6 +154,7 @@ def _spec(  # noqa: PLR0917 -- what a start event says, and what the user says o
         labels=_labels(info, {**own_labels(options.labels, info), **said.labels()}, thread),
         thread_id=None if thread is None else str(thread),
         scopes=current_scopes(),
+        event=started.event,
     )
     place = started.namespace or started.metadata.get("checkpoint_ns")
     # Outside a graph nothing tells a repeated step from the thread's next one, and each is paid for.

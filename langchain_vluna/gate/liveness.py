@@ -26,7 +26,8 @@ from langchain_core.callbacks.base import BaseCallbackManager
 
 __all__ = ["Caller", "Stacks", "find_caller"]
 
-_SKIPPED = ("langchain_core.callbacks", "langchain_vluna")
+_MANAGERS = "langchain_core.callbacks"
+_SKIPPED = (_MANAGERS, "langchain_vluna")
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
@@ -42,6 +43,8 @@ class Caller:
     """Whether it is a generator, whose absence from all stacks says nothing."""
     holds: weakref.ref[BaseCallbackManager] | None = None
     """What a generator holds until it is over; `None` where that is not known."""
+    managed: bool = False
+    """Whether LangChain told of the start, and not somebody by hand."""
 
     def same_place(self, other: Caller) -> bool:
         """Whether both were started by the same thread and task."""
@@ -55,17 +58,19 @@ def find_caller() -> Caller:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 -- the documented way to see one's callers
     task = _current_task()
     begin = getattr(task.get_coro(), "cr_frame", None) if task else None
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_SKIPPED):
+    managed = False
+    while frame is not None and (module := frame.f_globals.get("__name__", "")).startswith(_SKIPPED):
+        managed = managed or module.startswith(_MANAGERS)
         if frame is begin:
             # A plain LLM's starts are told in tasks of their own, which end before the work begins.
-            return Caller(threading.get_ident(), None)
+            return Caller(threading.get_ident(), None, managed=managed)
         frame = frame.f_back
     where = threading.get_ident(), weakref.ref(task) if task else None
     if frame is None:
-        return Caller(*where)
-    if frame.f_code.co_flags & _GENERATOR:
-        return Caller(*where, id(frame), frame.f_code, comes_and_goes=True, holds=_held(frame))
-    return Caller(*where, id(frame), frame.f_code)
+        return Caller(*where, managed=managed)
+    code, generator = frame.f_code, bool(frame.f_code.co_flags & _GENERATOR)
+    held = _held(frame) if generator else None
+    return Caller(*where, id(frame), code, comes_and_goes=generator, holds=held, managed=managed)
 
 
 def _held(generator: FrameType) -> weakref.ref[BaseCallbackManager] | None:

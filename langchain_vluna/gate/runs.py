@@ -19,7 +19,7 @@ from langchain_vluna._io import forks
 from langchain_vluna._io.client import Client
 from langchain_vluna._io.outbox import upkeep
 from langchain_vluna._io.relay import Outcome
-from langchain_vluna.gate.liveness import Caller
+from langchain_vluna.gate.liveness import Caller, Stacks
 from langchain_vluna.gate.memo import DenyMemo, Question
 from langchain_vluna.gate.observers import Observers
 from langchain_vluna.gate.policy import RunPolicy
@@ -64,9 +64,9 @@ class RunBook:
             self._records.reset()
 
     def open_runs(self) -> list[OpenRun]:
-        """Return the runs that have begun and not ended in this process."""
+        """Return the runs that were let in and have not ended in this process."""
         with self._lock:
-            return list(self._open.values())
+            return [run for run in self._open.values() if run.row.state is not State.ASKING]
 
     def below(self, run_id: RunId) -> list[OpenRun]:
         """Return the open runs whose parent or root this is."""
@@ -106,8 +106,13 @@ class RunBook:
         now = time.monotonic()
         row = self._records.new_row(spec, call.body, fallback)
         run = OpenRun(spec, row, self._records.outbox, caller, meter, started=now, touched=now)
-        if not self._reserve(run):
-            return None
+        known = self._put(run)
+        if known is not None:
+            if _is_told_again(known, run):
+                return None
+            yield from self._displace(known)
+            if self._put(run) is not None:
+                raise _in_use(run)
         question = Question(spec.identity, spec.feature_code, spec.budget)
         denial: GateDenied | None = None
         admitted = False
@@ -141,15 +146,19 @@ class RunBook:
             self._forget(run)
             yield from self._records.ended(run, Event.FAILED, {"reason": reason}, None, inline=inline)
 
-    def settle_orphan(self, run: OpenRun) -> None:
-        """Settle a run whose end nobody will tell: charge what it delivered, or by its fallback, or cancel it."""
+    def given_up(self, run: OpenRun) -> Flow[None]:
+        """End a run whose end nobody will tell: charge what it delivered, or by its fallback, or cancel it."""
         delivered = run.meter.partial()
         if delivered is None and run.row.usage is not None:
             delivered = UsageBody(run.row.usage, "estimated")
         if delivered is not None:
-            self._client.perform(self.used(run, delivered, inline=False))
+            yield from self.used(run, delivered, inline=False)
         else:
-            self._client.perform(self.failed(run, run.why, inline=False))
+            yield from self.failed(run, run.why, inline=False)
+
+    def settle_orphan(self, run: OpenRun) -> None:
+        """Do what `given_up` says, in a thread of the relay."""
+        self._client.perform(self.given_up(run))
 
     def settled(self, outcome: Outcome) -> None:
         """Count a customer's settled run."""
@@ -160,7 +169,8 @@ class RunBook:
         outbox = self._records.outbox
         if not outbox.is_open:
             return
-        known = {run.row.attempt for run in self.open_runs()}
+        with self._lock:
+            known = {run.row.attempt for run in self._open.values()}
         strays = set(upkeep.running(outbox)) - known
         lasting = strays & self._strays
         self._strays = strays - lasting
@@ -168,22 +178,25 @@ class RunBook:
             logger.warning("settling %d runs whose beginning was interrupted", len(lasting))
             upkeep.settle_strays(outbox, lasting)
 
-    def _reserve(self, run: OpenRun) -> bool:
+    def _put(self, run: OpenRun) -> OpenRun | None:
+        """Note a run as begun; returns the one that has its id, which stays."""
         run_id = run.spec.run_id
         with self._lock:
             known = self._open.get(run_id)
-            if known is None:
-                self._open[run_id] = run
-                for above in run.spec.above:
-                    self._below.setdefault(above, set()).add(run)
-                self._late.pop(run_id, None)
-                return True
-        if known.caller.same_place(run.caller):
-            return False
-        msg = (
-            f"run_id {str(run_id)!r} is in use by a call that still runs; give each concurrent call a run_id of its own"
-        )
-        raise ConfigurationError(msg)
+            if known is not None:
+                return known
+            self._open[run_id] = run
+            for above in run.spec.above:
+                self._below.setdefault(above, set()).add(run)
+            self._late.pop(run_id, None)
+            return None
+
+    def _displace(self, known: OpenRun) -> Flow[None]:
+        """Give up a run whose id is used again: an abandoned stream, or a call that was cancelled a moment ago."""
+        if known.row.state is State.ASKING or Stacks().sees(known.caller):
+            raise _in_use(known)
+        known.orphan(time.monotonic(), "its run_id was used for another run")
+        yield from self.given_up(known)
 
     def _forget(self, run: OpenRun) -> None:
         with self._lock:
@@ -233,6 +246,20 @@ class RunBook:
             self._records.answered(run, Event.ABANDONED)
             raise
         run.objection = self._observers.admitted(run.row.attempt, run.spec, lease.hints)
+
+
+def _is_told_again(known: OpenRun, run: OpenRun) -> bool:
+    """Whether one start is told twice: by a handler that is attached twice, or by two handlers of one gate."""
+    if run.caller.managed and run.spec.event is not None:
+        return known.spec.event is run.spec.event
+    return known.caller.same_place(run.caller)
+
+
+def _in_use(run: OpenRun) -> ConfigurationError:
+    run_id = str(run.spec.run_id)
+    return ConfigurationError(
+        f"run_id {run_id!r} is in use by a call that still runs; give each concurrent call a run_id of its own"
+    )
 
 
 def _question_call(spec: RunSpec) -> Call:

@@ -38,6 +38,8 @@ class RunSpec:
     thread_id: str | None = None
     scopes: tuple[str, ...] = ()
     """Ids of the `gated` blocks around the run."""
+    event: object = field(default=None, repr=False, compare=False)
+    """Something that every telling of one start has in common, and no other start has."""
 
     @property
     def above(self) -> frozenset[RunId]:
