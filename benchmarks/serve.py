@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import socket
 import statistics
 import tempfile
@@ -58,23 +57,23 @@ async def echo(_: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def process(serve: Callable[[socket.socket, str], None], path: str) -> Iterator[int]:
-    """Serve in a process of its own; yields the port."""
+def process(serve: Callable[[socket.socket, str], None], path: str) -> Iterator[tuple[int, int]]:
+    """Serve in a process of its own; yields the port and the process's id."""
     listener = listen("127.0.0.1", 0)
     server = multiprocessing.get_context("fork").Process(target=serve, args=(listener, path), daemon=True)
     server.start()
     try:
-        yield listener.getsockname()[1]
+        yield listener.getsockname()[1], server.pid or 0
     finally:
         server.terminate()
         server.join()
         listener.close()
 
 
-def children_cpu() -> float:
-    """Return the seconds of CPU that servers which have ended took."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def cpu(pid: int) -> float:
+    """Return the seconds of CPU that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # --- client
@@ -164,14 +163,19 @@ class Client:
         ).encode() + content
 
 
-async def measure(port: int, settings: Settings, *, pairs: int, connections: int) -> tuple[float, list[float]]:
-    """Return pairs a second and how long each took, after a tenth as many to warm up."""
+async def measure(port: int, pid: int, settings: Settings, *, pairs: int, connections: int) -> str:
+    """Return what came of it in words, after a tenth as many pairs to warm up."""
     client = Client(settings, iter(range(-(pairs // 10), 0)))
     await asyncio.gather(*(client.work(port) for _ in range(connections)))
     client = Client(settings, iter(range(pairs)))
-    start = time.perf_counter()
+    start, used = time.perf_counter(), cpu(pid)
     await asyncio.gather(*(client.work(port) for _ in range(connections)))
-    return pairs / (time.perf_counter() - start), client.took
+    speed, each = pairs / (time.perf_counter() - start), (cpu(pid) - used) / pairs
+    median, slow = statistics.median(client.took), statistics.quantiles(client.took, n=100)[98]
+    return (
+        f"{speed:,.0f} pairs/s, {each * 1e6:.0f} µs of the server's CPU each,"
+        f" {median * 1e3:.1f} ms in the middle, 99 in 100 within {slow * 1e3:.1f} ms"
+    )
 
 
 def set_up(path: str) -> Settings:
@@ -193,21 +197,12 @@ def main() -> None:
     print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, {options}")
     for _ in range(options.rounds):
         for name, serve in (("gate", serve_gate), ("echo", serve_echo)):
-            before = children_cpu()
             with tempfile.TemporaryDirectory() as folder:
                 path = str(Path(folder) / "vluna.db")
                 settings = set_up(path)
-                with process(serve, path) as port:
-                    run = measure(port, settings, pairs=options.pairs, connections=options.connections)
-                    speed, took = asyncio.run(run)
-            median, slow = statistics.median(took) * 1000, statistics.quantiles(took, n=100)[98] * 1000
-            # The server's start is in it, and the tenth more of pairs that warm it up.
-            each = (children_cpu() - before) / (options.pairs * 1.1) * 1e6
-            print(
-                f"{name}: {speed:,.0f} pairs/s, {each:.0f} µs of the server's CPU each,"
-                f" {median:.1f} ms in the middle, 99 in 100 within {slow:.1f} ms",
-                flush=True,
-            )
+                with process(serve, path) as (port, pid):
+                    run = measure(port, pid, settings, pairs=options.pairs, connections=options.connections)
+                    print(f"{name}: {asyncio.run(run)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
+import anyio.to_thread
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -39,14 +41,13 @@ _CHANGES: Final[Mapping[str, tuple[str, type[BaseModel]]]] = {
 
 
 def route() -> Route:
-    content = document()
-
     async def send(_: Request) -> Response:
-        return JSONResponse(content)
+        return JSONResponse(await anyio.to_thread.run_sync(document))
 
     return Route("/openapi.json", send, methods=["GET"])
 
 
+@functools.cache
 def document() -> dict[str, Any]:
     paths: dict[str, Any] = {"/health": {"get": _operation("Whether the server lives", ["gate"], {"200": "alive"})}}
     for verb, body in schemas.VERBS.items():
