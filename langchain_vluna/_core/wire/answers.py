@@ -6,12 +6,12 @@ without is demanded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from langchain_vluna._core import plain
 from langchain_vluna._core.errors import GateProtocolError
 from langchain_vluna._core.types import (
     BatchOutcome,
@@ -265,7 +265,7 @@ def _hints(value: object) -> tuple[Hint, ...]:
 
 def _json(content: bytes) -> Any:
     try:
-        return plain.load(content)
+        return json.loads(content)
     except ValueError:
         return None
 

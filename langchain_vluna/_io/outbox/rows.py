@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_vluna._core import plain
 from langchain_vluna._core.run import Event, State, step
 from langchain_vluna._core.types import Identity
 from langchain_vluna._io.outbox.schema import UNSETTLED_SQL
@@ -226,7 +226,7 @@ def forget(db: sqlite3.Connection, *, canceled_before: float, most_canceled: int
 
 
 def _dump(value: Mapping[str, Any] | None) -> str | None:
-    return None if value is None else plain.dump(value).decode()
+    return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
 def _row(found: Sequence[Any]) -> Row:
@@ -240,9 +240,9 @@ def _row(found: Sequence[Any]) -> Row:
         run_id=run_id,
         root_id=root_id,
         step=step_key,
-        ask=plain.load(ask),
+        ask=json.loads(ask),
         handle=handle,
-        usage=None if usage is None else plain.load(usage),
+        usage=None if usage is None else json.loads(usage),
         source=source,
         created=created,
         due=due,
