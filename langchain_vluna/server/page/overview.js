@@ -21,7 +21,8 @@ export class Overview {
     this.took = 0;
     this.customers = h("div");
     this.leases = h("div");
-    this.element = h("div", {}, h("h1", { class: "unseen" }, "Overview"), this.tiles, this.spendCard(),
+    this.spend = this.spendCard();
+    this.element = h("div", {}, h("h1", { class: "unseen" }, "Overview"), this.tiles, this.spend,
       h("div", { class: "columns" }, this.liveCard(),
         h("div", {}, card("Customers", this.customers), card("Open leases", this.leases))));
   }
@@ -88,6 +89,8 @@ export class Overview {
       // These count everything, which would mislead beside what is filtered.
       this.tiles.hidden = Object.values(filter).some(Boolean);
       this.tiles.replaceChildren(...totals(summary));
+      // Before the first charge there is nothing to draw, and the newcomer should see where to begin.
+      this.spend.hidden = summary.ratings === 0;
       this.chart.show(spend);
       this.customers.replaceChildren(this.wallets(customers));
       this.leases.replaceChildren(openLeases(leases, summary.now_ms));
@@ -128,7 +131,7 @@ export function line(entry, fresh) {
   return h("tr", { class: fresh, "data-kind": entry.kind },
     h("td", { class: "tight soft", title: new Date(entry.at_ms).toISOString() }, time(entry.at_ms)),
     h("td", { class: `kind ${tone}` }, kind),
-    h("td", {}, customer(entry)),
+    h("td", { class: customer(entry).length < 24 ? "tight" : "" }, customer(entry)),
     h("td", { class: (entry.feature_code ?? "").length < 30 ? "tight" : "" }, entry.feature_code ?? ""),
     h("td", {}, gist(entry)),
     h("td", { class: "tight code" }, place ? h("a", { href: `#/run?id=${encodeURIComponent(place)}`, title: place }, short(place)) : ""));
