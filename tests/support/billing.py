@@ -261,12 +261,14 @@ class Till:
 
     def assert_replays(self) -> None:
         """What was sent is a story in the scenario grammar, and a fresh gate tells it to the same end."""
+        assert 0 == self.gate.flush(10.0)
         scenario = scenario_of(self.ledger, self.generation) | {"ledger": self._books()}
         fresh = open_gate(scenario, self.generation)
         try:
-            assert [] == Replay(scenario, self.generation, fresh, fresh.send).run()
+            problems = Replay(scenario, self.generation, fresh, fresh.send).run()
         finally:
             fresh.close()
+        assert not problems, "\n".join(problems)
 
     def _books(self) -> dict[str, Any]:
         """Return what the ledger shows, as scenario files have it."""
