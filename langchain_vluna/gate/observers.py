@@ -21,6 +21,8 @@ __all__ = ["Observers"]
 logger = logging.getLogger("langchain_vluna")
 
 _MOST = 100_000
+_MOST_RELEASED = 1_000
+"""As many as may end late, in `runs`."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class Observers:
         self._settled = settled
         self._lock = threading.Lock()
         self._tabs: OrderedDict[str, _Tab] = OrderedDict()
+        self._released: OrderedDict[str, None] = OrderedDict()
         self.alarm_counts: Counter[tuple[str, str, str]] = Counter()
         """Runs by kind of alarm, feature and meter."""
 
@@ -78,6 +81,7 @@ class Observers:
             if tab is None:
                 return
             tab.used, reopened, tab.released = True, tab.released, False
+            self._released.pop(attempt, None)
             if tab.settled:
                 del self._tabs[attempt]
         for bill in tab.bills:
@@ -108,7 +112,11 @@ class Observers:
             if tab is None or tab.released or tab.settled:
                 return ()
             tab.released, tab.settled = released, not released
-            if tab.settled and tab.used:
+            if released:
+                self._released[attempt] = None
+                while len(self._released) > _MOST_RELEASED:
+                    self._tabs.pop(self._released.popitem(last=False)[0], None)
+            elif tab.used:
                 del self._tabs[attempt]
             return tab.bills
 

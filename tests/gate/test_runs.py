@@ -116,6 +116,26 @@ def test_only_so_many_ended_runs_are_remembered(hall: Hall, monkeypatch: pytest.
     assert [] == hall.engine.book.open_runs()
 
 
+def test_the_bills_of_only_so_many_cancelled_runs_are_held(hall: Hall, monkeypatch: pytest.MonkeyPatch):
+    """A provider that fails for hours leaves no bill behind per failure; a late end of the last ones is on theirs."""
+    from langchain_vluna.gate import observers
+
+    monkeypatch.setattr(observers, "_MOST_RELEASED", 5)
+    begun = [hall.begin() for _ in range(20)]
+    for run in begun:
+        hall.fail(run)
+        assert 0 == hall.gate.flush(10)
+    assert 5 == len(hall.engine.observers._tabs)
+    bills = [hall.gate.bill(run_id=str(run.spec.run_id)) for run in begun]
+    for run in begun[-2:]:
+        hall.use(run)
+    assert 3 == len(hall.engine.observers._released)
+    assert 0 == hall.gate.flush(10)
+    assert [7, 7] == hall.applied()
+    assert [0] * 18 + [14, 14] == [bill.amount_xusd for bill in bills]
+    assert 3 == len(hall.engine.observers._tabs)
+
+
 @pytest.mark.isolated
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
