@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["Aim", "Table", "as_json", "as_markdown", "machine"]
 
-_PACKAGES = ("langchain-vluna", "langchain-core", "langgraph", "httpx", "aiohttp", "pydantic")
+_PACKAGES = ("langchain-vluna", "langchain-core", "langgraph", "h11", "httptools", "httpx", "aiohttp", "pydantic")
 
 
 @dataclass(frozen=True, slots=True)

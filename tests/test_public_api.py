@@ -129,7 +129,7 @@ def test_middleware_takes_what_the_handler_takes():
 
 def test_import_loads_nothing_heavy():
     """Importing the package loads neither LangChain nor an HTTP library nor a database."""
-    heavy = "{'langchain_core', 'httpx', 'pydantic', 'sqlite3', 'anyio', 'langgraph', 'langchain'}"
+    heavy = "{'langchain_core', 'h11', 'pydantic', 'sqlite3', 'anyio', 'langgraph', 'langchain'}"
     code = f"import sys, langchain_vluna; print(sorted({heavy} & set(sys.modules)))"
     # Coverage, where it measures subprocesses too, brings sqlite3 along.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}

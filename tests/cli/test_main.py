@@ -119,7 +119,7 @@ def test_help_costs_no_web_server():
     """Asking for help loads neither the HTTP server nor an HTTP client nor LangChain's agents."""
     code = (
         "import sys\nfrom langchain_vluna.cli.app import app\n"
-        "print([name for name in ('uvicorn', 'starlette', 'httpx', 'langgraph', 'langchain') if name in sys.modules])"
+        "print([name for name in ('uvicorn', 'starlette', 'h11', 'langgraph', 'langchain') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "[]" == done.stdout.strip()
