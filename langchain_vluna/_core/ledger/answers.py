@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from pydantic_core import from_json, to_json
 
 from langchain_vluna._core.ledger.model import Form, HeldLease, Line, Price, Refusal, iso
 
@@ -24,19 +25,17 @@ __all__ = [
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _NO_FINGERPRINT = ""
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-
 
 def canonical_json(value: object) -> str:
     """Return compact JSON; the order of fields is kept, because it is part of what a key stands for."""
-    return _encode(value)
+    return to_json(value).decode()
 
 
 def success(data: object, hints: Iterable[Mapping[str, Any]] = (), extra: Mapping[str, Any] | None = None) -> bytes:
     envelope: dict[str, Any] = {"ok": True, "code": "OK", "data": data, **(extra or {})}
     if hints:
         envelope["hints"] = list(hints)
-    return canonical_json(envelope).encode()
+    return to_json(envelope)
 
 
 def failure(refusal: Refusal, meta: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None) -> bytes:
@@ -46,7 +45,7 @@ def failure(refusal: Refusal, meta: Mapping[str, Any] | None = None, extra: Mapp
         envelope["meta"] = {"status": refusal.status, **(meta or {})}
     if refusal.hints:
         envelope["hints"] = list(refusal.hints)
-    return canonical_json({**envelope, **(extra or {})}).encode()
+    return to_json({**envelope, **(extra or {})})
 
 
 def lease_data(lease: HeldLease, form: Form) -> dict[str, Any]:
@@ -236,7 +235,7 @@ def _stored(line: Line) -> list[Any]:
 
 
 def parse_lines(stored: str) -> tuple[Line, ...]:
-    return tuple(_parsed(*values) for values in json.loads(stored))
+    return tuple(_parsed(*values) for values in from_json(stored))
 
 
 def _parsed(*values: Any) -> Line:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from langchain_vluna._core.ledger.model import Budget, Feature, Meter, Price, Quota, Rate, window_start
+from langchain_vluna._io.local.memory import Memory
 
 __all__ = ["DEFAULT_FAMILY", "Account", "Catalogue"]
 
@@ -38,8 +39,21 @@ class Account:
 
 
 class Catalogue:
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, memory: Memory | None = None) -> None:
         self._run = connection.execute
+        self._memory = Memory() if memory is None else memory
+        if memory is not None:
+            memory.begin(self.revision())
+
+    # --- revision
+
+    def revision(self) -> int:
+        (value,) = self._run("SELECT value FROM revision").fetchone()
+        return int(value)
+
+    def raise_revision(self) -> None:
+        self._run("UPDATE revision SET value = value + 1")
+        self._memory.forget()
 
     # --- accounts
 
@@ -97,6 +111,9 @@ class Catalogue:
     # --- catalogue
 
     def feature(self, code: str) -> Feature | None:
+        return self._memory.read(self._feature_now, code)
+
+    def _feature_now(self, code: str) -> Feature | None:
         row = self._run(
             """SELECT f.family, f.active, coalesce(f.entitlement_required, g.entitlement_required, 0)
             FROM features f LEFT JOIN families g ON g.code = f.family WHERE f.code = ?""",
@@ -127,15 +144,18 @@ class Catalogue:
 
     def create_feature(self, code: str, family: str) -> None:
         """Register a feature with its primary meter, which has its code."""
+        self.raise_revision()
         self._run("INSERT INTO features VALUES (?, ?, 1, NULL)", (code, family))
         if not self.meters(code, [code]):
             self.create_meter(code, "unit")
         self.attach_meter(code, code)
 
     def create_meter(self, code: str, unit: str) -> None:
+        self.raise_revision()
         self._run("INSERT INTO meters VALUES (?, ?, NULL, 1, 'nearest', 0, 0, 0, 0, '')", (code, unit))
 
     def attach_meter(self, feature: str, meter: str) -> None:
+        self.raise_revision()
         self._run(
             """INSERT OR IGNORE INTO feature_meters
             SELECT ?, ?, coalesce(max(position), 0) + 1 FROM feature_meters WHERE feature = ?""",
@@ -143,6 +163,10 @@ class Catalogue:
         )
 
     def meters_of(self, feature: str) -> list[Meter]:
+        """Return the meters that a feature lists, its primary one first."""
+        return self._memory.read(self._meters_now, feature)
+
+    def _meters_now(self, feature: str) -> list[Meter]:
         rows = self._run(
             f"""SELECT {_METER} FROM feature_meters a JOIN meters m ON m.code = a.meter
             WHERE a.feature = ? ORDER BY a.position""",
@@ -152,18 +176,20 @@ class Catalogue:
 
     def meters(self, feature: str, codes: Collection[str]) -> dict[str, Meter]:
         """Return those of the meters that exist, and whether the feature lists them."""
-        rows = self._run(
-            f"""SELECT {_METER}, a.meter FROM meters m
-            LEFT JOIN feature_meters a ON a.meter = m.code AND a.feature = ?
-            WHERE m.code IN ({",".join("?" * len(codes))})""",
-            (feature, *codes),
-        )
-        return {row[0]: _meter(row[:-1], attached=row[-1] is not None) for row in rows}
+        found = {meter.code: meter for meter in self.meters_of(feature) if meter.code in codes}
+        for code in codes:
+            if code not in found:
+                row = self._run(f"SELECT {_METER} FROM meters m WHERE m.code = ?", (code,)).fetchone()
+                if row is not None:
+                    found[code] = _meter(row, attached=False)
+        return found
 
     # --- counters
 
     def policies(self, feature: str, account: Account, at_ms: int) -> tuple[list[Quota], list[Rate]]:
         """Return quotas and rates, each with what is used in its window at that time, first set first."""
+        if not self._memory.read(self._limited_now, feature):
+            return [], []
         rows = self._run(
             """SELECT p.kind, p.id, p.allowed, p.window_sec, coalesce(w.used, 0) FROM policies p
             LEFT JOIN windows w ON w.policy = p.id AND w.account = ?
@@ -173,6 +199,9 @@ class Catalogue:
         ).fetchall()
         quotas = [Quota(*row[1:]) for row in rows if row[0] == "quota"]
         return quotas, [Rate(*row[1:]) for row in rows if row[0] == "rate"]
+
+    def _limited_now(self, feature: str) -> bool:
+        return self._run("SELECT 1 FROM policies WHERE feature = ?", (feature,)).fetchone() is not None
 
     def count(self, policy: Quota | Rate, account: Account, at_ms: int, used: int) -> None:
         """Set what is used of a policy in the window of that time."""

@@ -6,13 +6,14 @@ refusal undoes its own transaction and is written after it.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from pydantic_core import from_json
 
 from langchain_vluna._core.ledger.answers import canonical_json
 from langchain_vluna._core.ledger.fields import is_uuid
@@ -189,6 +190,6 @@ def _clean(text: str) -> str:
 
 def _body(content: bytes) -> object:
     try:
-        return json.loads(content) if content else None
-    except (ValueError, RecursionError):
+        return from_json(content) if content else None
+    except ValueError:
         return None

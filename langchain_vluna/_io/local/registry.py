@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
+
+from pydantic_core import from_json
 
 from langchain_vluna._core.ledger.answers import canonical_json, parse_lines
 from langchain_vluna._core.ledger.model import Rating, window_start
@@ -16,13 +17,6 @@ __all__ = ["Registry"]
 
 
 class Registry(Tables):
-    def revision(self) -> int:
-        (value,) = self._run("SELECT value FROM revision").fetchone()
-        return int(value)
-
-    def raise_revision(self) -> None:
-        self._run("UPDATE revision SET value = value + 1")
-
     # --- catalogue
 
     def ensure_feature(self, code: str, family: str = DEFAULT_FAMILY) -> None:
@@ -170,9 +164,9 @@ def _rating(row: tuple[Any, ...]) -> Rating:
         meters=meters,
         amount_xusd=amount,
         status="applied" if applied else "quarantined",
-        labels=json.loads(labels),
+        labels=from_json(labels),
         idempotency_key=key,
         source="commit" if scope else "ingest",
-        hints=tuple(hint["type"] for hint in json.loads(hints)),
+        hints=tuple(hint["type"] for hint in from_json(hints)),
         created_ms=created_ms,
     )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import parse_qs
 
-from langchain_vluna._core.ledger.answers import canonical_json, failure, success
+from pydantic_core import from_json, to_json
+
+from langchain_vluna._core.ledger.answers import failure, success
 from langchain_vluna._core.ledger.model import Form, Refusal, Rules, iso
 from langchain_vluna._core.types import HttpRequest, HttpResponse, Verb
 from langchain_vluna._io.local.auth import Caller, Generation, UnknownRealm, Verifier, normal_headers
 from langchain_vluna._io.local.journal import Journal, Witness
+from langchain_vluna._io.local.memory import Memory
 from langchain_vluna._io.local.settling import Settling
 from langchain_vluna._io.local.store import Store
 from langchain_vluna._io.local.tables import Tables
@@ -88,6 +90,7 @@ class Router:
         self._generation: Generation | None = generation
         self._rules = rules
         self._now_ms = now_ms
+        self._memory = Memory()
 
     def answer(self, request: HttpRequest, *, wait: float) -> HttpResponse:
         verb = verb_of(request.method, request.target)
@@ -124,7 +127,7 @@ class Router:
         if self._rules.server_flaws:
             self._meet(caller, wait)
         with self._store.transaction(wait=wait) as connection:
-            tables = Tables(connection)
+            tables = Tables(connection, self._memory)
             account = tables.account(caller.principal_id, caller.user_id)
             witness = Witness(now_ms, call.verb, caller.principal_id, caller.user_id or "", call.key)
             verbs = Settling(tables, witness, account=account, form=call.form, now_ms=now_ms, rules=self._rules)
@@ -190,16 +193,12 @@ def _parse(request: HttpRequest) -> tuple[Mapping[str, Any], str]:
         message = "Body cannot be empty when content-type is set to 'application/json'"
         raise Refusal(400, "VALIDATION.INVALID_INPUT", message)
     try:
-        body = json.loads(request.content, parse_constant=_no_number)
-        text = canonical_json(body).encode()
-    except (ValueError, RecursionError):
+        body = from_json(request.content, allow_inf_nan=False)
+        text = to_json(body)
+    except ValueError:
         message = "Body is not valid JSON but content-type is set to 'application/json'"
         raise Refusal(400, "VALIDATION.INVALID_INPUT", message) from None
     return body if isinstance(body, Mapping) else {}, blake2b(text, digest_size=16).hexdigest()
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def response(status: int, content: bytes) -> HttpResponse:

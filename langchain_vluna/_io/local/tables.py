@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from pydantic_core import from_json
 
 from langchain_vluna._core.ledger.answers import canonical_json, parse_lines, stored_lines
 from langchain_vluna._core.ledger.model import HeldLease, Line
@@ -95,7 +96,7 @@ class Tables(Catalogue):
             f"{_LEASE}, body, hints FROM leases WHERE key = ? AND (? OR account = ?)",
             (key, any_account, account.account_id),
         )
-        return next((StoredLease(HeldLease(*v[:-2]), v[-2], json.loads(v[-1])) for v in rows), None)
+        return next((StoredLease(HeldLease(*v[:-2]), v[-2], from_json(v[-1])) for v in rows), None)
 
     def add_lease(
         self, new: NewLease, account: Account, *, key: str, body: str, hints: Sequence[Mapping[str, Any]]
@@ -157,7 +158,7 @@ class Tables(Catalogue):
             WHERE verb = ? AND key = ? AND (? OR account = ?) AND created_ms > ?""",
             (verb, key, any_account, account.account_id, since_ms),
         ).fetchone()
-        return None if row is None else StoredAnswer(row[0], json.loads(row[1]))
+        return None if row is None else StoredAnswer(row[0], from_json(row[1]))
 
     def keep_answer(
         self, verb: str, key: str, account: Account, *, body: str, data: object, now_ms: int, since_ms: int
@@ -174,7 +175,7 @@ def _stored_rating(*row: Any) -> StoredRating:
     return replace(
         raw,
         applied=bool(row[7]),
-        labels=json.loads(row[8]),
+        labels=from_json(row[8]),
         lines=parse_lines(row[9]),
-        hints=json.loads(row[10]),
+        hints=from_json(row[10]),
     )

@@ -5,11 +5,12 @@ Each look opens the database for reading, however long it takes, so it belongs i
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from pydantic_core import from_json
 
 from langchain_vluna._core.ledger.answers import parse_lines
 from langchain_vluna._io.local.store import Store
@@ -127,7 +128,7 @@ class Views:
             (SELECT json_group_array(f.feature) FROM feature_meters f WHERE f.meter = m.code) AS features
             FROM meters m ORDER BY m.code"""
         with self._store.looking() as connection:
-            return [row | {"features": json.loads(row["features"])} for row in _rows(connection, query, Filter())]
+            return [row | {"features": from_json(row["features"])} for row in _rows(connection, query, Filter())]
 
     def policies(self) -> list[Row]:
         """Return quotas and rates, with the most that any account has used of them in the current window."""
@@ -162,12 +163,12 @@ def _rows(connection: sqlite3.Connection, query: str, where: Filter, **values: A
 
 def _entry(row: Row) -> Row:
     """Put together what the journal itself says and what the rating says that it tells of."""
-    detail = json.loads(row.pop("detail"))
+    detail = from_json(row.pop("detail"))
     labels, lines, hints = row.pop("labels"), row.pop("lines"), row.pop("hints")
     return row | {
         "estimate": detail.get("estimate"),
-        "labels": json.loads(labels) if labels else detail.get("labels", {}),
-        "hints": json.loads(hints) if hints else detail.get("hints", []),
+        "labels": from_json(labels) if labels else detail.get("labels", {}),
+        "hints": from_json(hints) if hints else detail.get("hints", []),
         "meters": [
             {"meter_code": line.meter_code, "quantity": line.quantity, "amount_xusd": line.amount_xusd}
             for line in (parse_lines(lines) if lines else ())
