@@ -25,13 +25,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from tests.chaos.judging import Verdict
 from tests.chaos.points import POINTS
-from tests.chaos.worker import Episode, flush, judged, prepare, work
+from tests.chaos.worker import Episode, audited, flush, prepare, work
+from tests.support.conservation import Books
 
 __all__ = ["Report", "crash"]
 
 _TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an audit found, as one process tells another."""
+
+    counts: dict[str, int]
+    problems: list[str]
 
 
 @dataclass
@@ -41,24 +49,25 @@ class Report:
     runs: int = 0
     kills: Counter[str] = field(default_factory=Counter)
     """Workers killed, by the point they died at."""
-    faults: Counter[str] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
     """What did not add up, by kind."""
-    unsettled: int = 0
+    left: int = 0
+    """Rows that a flush after the last death did not settle."""
     examples: list[str] = field(default_factory=list)
 
-    def add(self, chain: list[Episode], killed: list[str], verdict: Verdict, left: int) -> None:
+    def add(self, chain: list[Episode], killed: list[str], found: Found, left: int) -> None:
         """Take in one run."""
         self.runs += 1
         self.kills.update(killed)
-        self.faults.update(verdict.counts())
-        self.unsettled += left
-        if (verdict or left) and len(self.examples) < 10:
-            self.examples.append(f"{chain}: {verdict}; {left} rows left")
+        self.wrong.update(found.counts)
+        self.left += left
+        if (found.problems or left) and len(self.examples) < 10:
+            self.examples.append(f"{chain}: {'; '.join(found.problems)}; {left} rows left")
 
     @property
     def exact(self) -> bool:
         """Whether everything adds up."""
-        return not self.faults.total() and not self.unsettled
+        return not self.wrong.total() and not self.left
 
 
 def crash(
@@ -83,7 +92,7 @@ def _one(chain: list[Episode], report: Report) -> None:
     _in_process(partial(prepare, chain[0]))
     killed = [str(episode.point) for episode in chain if _in_process(partial(work, episode)) == -signal.SIGKILL]
     left = _in_process(partial(flush, last))
-    report.add(chain, killed, _told(partial(judged, last)), left)
+    report.add(chain, killed, _told(partial(audited, last)), left)
 
 
 def _chains(seed: int, *, in_memory: bool) -> Iterator[list[Episode]]:
@@ -144,13 +153,19 @@ def _in_process(do: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _told(do: Callable[[], Verdict]) -> Verdict:
+def _told(do: Callable[[], Books]) -> Found:
     with tempfile.NamedTemporaryFile("r") as file:
-        status = _in_process(lambda: Path(file.name).write_text(json.dumps(vars(do())), encoding="utf-8") and 0)
+
+        def tell() -> None:
+            books = do()
+            found = Found(books.counts(), books.problems())
+            Path(file.name).write_text(json.dumps(vars(found)), encoding="utf-8")
+
+        status = _in_process(tell)
         if status:
-            message = f"the judge ended with {status}"
+            message = f"the audit ended with {status}"
             raise RuntimeError(message)
-        return Verdict(**json.loads(Path(file.name).read_text(encoding="utf-8")))
+        return Found(**json.loads(Path(file.name).read_text(encoding="utf-8")))
 
 
 def say(line: str) -> None:
@@ -168,14 +183,14 @@ def main() -> int:
 
     def show(report: Report) -> None:
         if report.runs % 50 == 0:
-            say(f"{report.runs} runs, {report.kills.total()} kills, {dict(report.faults)}")
+            say(f"{report.runs} runs, {report.kills.total()} kills, {dict(report.wrong)}")
 
     report = crash(runs=options.runs, seed=options.seed, in_memory=options.no_outbox, progress=show)
     say(f"{report.runs} runs in {time.monotonic() - began:.0f} s, {report.kills.total()} processes killed:")
     for point in POINTS:
         say(f"  {report.kills[point]:5} {point}")
-    wrong = {name: report.faults[name] for name in ("lost", "double", "divergent", "open_leases", "customers")}
-    say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in wrong.items()) + f", {report.unsettled} left")
+    wrong = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.wrong.items())
+    say(f"{wrong}, {report.left} left")
     for example in report.examples:
         say(f"  {example}")
     return int(report.exact if options.no_outbox else not report.exact)

@@ -127,9 +127,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = None if options.in_memory else f"{folder}/vluna.outbox"
         left = finish(options.runs, warm_up=options.warm_up, path=path, one_fails_of=options.one_fails_of)
+    each = 1e6 * left.seconds / left.runs
     sys.stdout.write(
-        f"{left.runs} runs in {left.seconds:.0f} s ({1e6 * left.seconds / left.runs:.0f} us each):"
-        f" memory grew by {left.grown:.1f} MiB and {left.objects} objects, outbox at most {left.file:.1f} MiB, {left.rows} rows left\n"
+        f"{left.runs} runs in {left.seconds:.0f} s ({each:.0f} us each):"
+        f" memory grew by {left.grown:.1f} MiB and {left.objects} objects,"
+        f" outbox at most {left.file:.1f} MiB, {left.rows} rows left\n"
     )
     return int(left.grown > 10 or left.file > 20)
 

@@ -13,7 +13,7 @@ from langchain_vluna._core.run import Event, State
 from langchain_vluna._core.types import HttpRequest, HttpResponse, Transport
 from langchain_vluna._io.outbox import Transition, rows, upkeep
 from langchain_vluna.gate.records import Records
-from langchain_vluna.gate.spec import OpenRun, RunId
+from langchain_vluna.gate.spec import OpenRun
 
 __all__ = ["POINTS", "Death", "Tapped", "tap"]
 
@@ -89,14 +89,14 @@ class Tapped:
             self._death.passes("after commit answer")
 
 
-def tap(death: Death, ended: Callable[[RunId, str], None]) -> None:
+def tap(death: Death, ended: Callable[[str], None]) -> None:
     """Hang the points that lie in the outbox into this process; `ended` is told each run whose usage is on disk."""
     write_end = Records._write_end
 
     def tapped(self: Records, run: OpenRun, event: Event, *rest: Any, **how: Any) -> Any:
         target = yield from write_end(self, run, event, *rest, **how)
         if event is Event.USED and target is State.COMMITTING:
-            ended(run.spec.run_id, run.spec.identity.principal_id)
+            ended(str(run.spec.run_id))
             death.passes("after usage row")
         return target
 

@@ -19,13 +19,16 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_vluna import Gate, LocalGate, VlunaCallbackHandler
 from langchain_vluna._io.outbox import Outbox, Row, rows
 from langchain_vluna.testing.models import ScriptedChatModel
-from tests.chaos.judging import Journal, Rule, Verdict, judge
 from tests.chaos.points import Death, Tapped, tap
+from tests.support.conservation import Books, Rule, audit
+from tests.support.journal import Entry, Journal
 
-__all__ = ["CUSTOMERS", "Episode", "flush", "judged", "prepare", "work"]
+__all__ = ["CUSTOMERS", "Episode", "audited", "flush", "prepare", "work"]
 
 CUSTOMERS = ("ada", "bob")
 FEATURE = "scripted.scripted-1"
+INPUT, OUTPUT = f"{FEATURE}.tokens.input", f"{FEATURE}.tokens.output"
+PRICES = {INPUT: 2, OUTPUT: 3}
 _MID_STREAM = 2
 
 
@@ -54,8 +57,8 @@ class Episode:
         return ":memory:" if self.in_memory else f"{self.folder}/vluna.outbox"
 
     @property
-    def journal(self) -> Journal:
-        return Journal(f"{self.folder}/journal")
+    def journal(self) -> Path:
+        return Path(self.folder, "journal")
 
     def options(self) -> dict[str, Any]:
         return {"outbox": self.outbox, "on_orphan": self.rule, "durability": self.durability, "wire": "tutorial"}
@@ -111,39 +114,41 @@ class JournalledModel(ScriptedChatModel):
     def _reported(self, message: Any) -> None:
         usage = message.usage_metadata
         if usage is not None:
-            self.journal.write(self.run.run_id, self.customer, tokens=usage["total_tokens"])
+            meters = {INPUT: usage["input_tokens"], OUTPUT: usage["output_tokens"]}
+            self.journal.report(Entry(self.customer, str(self.run.run_id), meters))
             self.death.passes("after provider answer")
 
 
 class _Witness(BaseCallbackHandler):
-    """Writes down that a run comes by, and knows its id: a model that streams is not told."""
+    """Comes after the package's handler: writes down that a run was let in, and knows its id for the model."""
 
     run_inline = True
 
-    def __init__(self, journal: Journal, customer: str, **facts: bool) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self.run_id: object = None
-        self._write = lambda run_id: journal.write(run_id, customer, **facts)
 
     def on_chat_model_start(self, *_: Any, run_id: UUID, **__: Any) -> None:
         self.run_id = run_id
-        self._write(run_id)
+        self._journal.admit(str(run_id))
 
 
 def prepare(episode: Episode) -> None:
     """Set up the ledger: prices and money."""
     Path(episode.folder).mkdir(parents=True, exist_ok=True)
     ledger = LocalGate(episode.ledger)
-    for meter in ("input", "output"):
-        ledger.price(FEATURE, f"{FEATURE}.tokens.{meter}", 2)
+    for meter, price in PRICES.items():
+        ledger.price(FEATURE, meter, price)
     for customer in CUSTOMERS:
         ledger.grant(customer, 10**9)
     ledger.close()
+    episode.journal.touch()
 
 
 def work(episode: Episode) -> None:
     """Do the episode's runs. Returns only if its point was never reached."""
-    death, journal = Death(episode.point, episode.nth), episode.journal
-    tap(death, lambda run_id, customer: journal.write(run_id, customer, ended=True))
+    death, journal = Death(episode.point, episode.nth), Journal(episode.journal)
+    tap(death, journal.end)
     gate = Gate(Tapped(LocalGate(episode.ledger), death), **episode.options())
     dice = random.Random(episode.seed)
     calls = [_call(gate, death, journal, dice, episode.mode) for _ in range(episode.runs)]
@@ -181,11 +186,11 @@ def _call(gate: Gate, death: Death, journal: Journal, dice: random.Random, mode:
     tokens = dice.randint(1, 500), dice.randint(1, 500)
     usage = UsageMetadata(input_tokens=tokens[0], output_tokens=tokens[1], total_tokens=sum(tokens))
     answer = AIMessage("one two three four five six", usage_metadata=usage)
-    before, witness = _Witness(journal, customer), _Witness(journal, customer, admitted=True)
+    witness = _Witness(journal)
     model = JournalledModel(responses=[answer], journal=journal, death=death, customer=customer, run=witness)
     handler = VlunaCallbackHandler(gate, principal_id=customer)
     runnable = ChatPromptTemplate.from_template("Say {text}") | model
-    return _Call(runnable, {"callbacks": [before, handler, witness]}, mode == "stream")
+    return _Call(runnable, {"callbacks": [handler, witness]}, mode == "stream")
 
 
 async def _together(calls: list[Any]) -> None:
@@ -201,20 +206,15 @@ def flush(episode: Episode) -> int:
         gate.close()
 
 
-def judged(episode: Episode) -> Verdict:
-    """Hold the episode's ledger against its journal."""
+def audited(episode: Episode) -> Books:
+    """Hold the episode's ledger and outbox against its journal."""
     ledger = LocalGate(episode.ledger)
     left: list[Row] = []
     if not episode.in_memory:
         outbox = Outbox(episode.outbox)
         left = outbox.query(lambda db: rows.select(db, "1"))
         outbox.close()
-    verdict = judge(
-        episode.journal.stories(),
-        ratings=ledger.ratings(),
-        leases=ledger.leases(),
-        rows=left,
-        rule=episode.rule,
-    )
+    journal = Journal.read(episode.journal)
+    books = audit(journal, ledger, left, prices=PRICES, survived=False, rule=episode.rule)
     ledger.close()
-    return verdict
+    return books

@@ -63,7 +63,7 @@ def table(trials: list[Trial]) -> str:
         (
             f"of {sum(trial.books.runs for trial in trials)} model and tool runs",
             wrong,
-            ("lost", "double", "divergent", "phantom", "open_leases", "unsettled", "money"),
+            ("lost", "double", "divergent", "phantom", "open_leases", "money", "unbalanced", "unsettled"),
         ),
     ]
     lines = []

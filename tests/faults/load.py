@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from langchain_vluna import Gate, GateDenied, GateProtocolError, GateUnavailable, LocalGate, VlunaCallbackHandler
 from langchain_vluna.testing.models import ScriptedChatModel
-from tests.support.conservation import Entry, Journal
+from tests.support.journal import Entry, Journal
 
 __all__ = ["CUSTOMERS", "GRANT", "PRICES", "SHAPES", "Load", "prepare"]
 

@@ -16,8 +16,9 @@ from langchain_vluna._io.relay import RelayTimes
 from langchain_vluna.gate.policy import OnUnavailable, Settle
 from tests.faults.load import PRICES, Load, prepare
 from tests.faults.proxy import KINDS, Plan, Proxy
-from tests.support.conservation import Books, Journal, audit, rows_of
+from tests.support.conservation import Books, audit, rows_of
 from tests.support.gate_server import serve
+from tests.support.journal import Journal
 
 __all__ = ["CASES", "Case", "Trial", "attempt"]
 

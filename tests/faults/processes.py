@@ -28,7 +28,8 @@ from langchain_vluna import Gate, LocalGate
 from langchain_vluna._io.outbox.owner import is_alive
 from langchain_vluna._io.relay import RelayTimes
 from tests.faults.load import PRICES, Load, prepare
-from tests.support.conservation import Journal, audit, rows_of
+from tests.support.conservation import audit, rows_of
+from tests.support.journal import Journal
 
 __all__ = ["Place", "Tally", "trial"]
 

@@ -12,7 +12,8 @@ from langchain_vluna._core.run import State
 from langchain_vluna._core.types import Identity
 from langchain_vluna._io.outbox import Row
 from tests.support.caller import Caller
-from tests.support.conservation import Books, Entry, Journal, audit
+from tests.support.conservation import Books, audit
+from tests.support.journal import Entry, Journal
 
 METER = "chat.tokens"
 PRICES = {METER: 2}
@@ -27,13 +28,12 @@ def ledger() -> Iterator[LocalGate]:
     gate.close()
 
 
-def charge(ledger: LocalGate, run_id: str, quantity: int, feature: str = "chat") -> None:
+def charge(ledger: LocalGate, run_id: str, quantity: int, feature: str = "chat", *, source: str = "reported") -> None:
     """Charge a run as the package would."""
     lines = [{"meter_code": f"{feature}.tokens", "quantity_minor": str(quantity)}]
+    labels = {"run_id": run_id, "usage_source": source}
     caller = Caller(ledger)
-    answer = caller.commit(
-        caller.lease(feature), quantity, feature, feature_code=feature, meters=lines, labels={"run_id": run_id}
-    )
+    answer = caller.commit(caller.lease(feature), quantity, feature, feature_code=feature, meters=lines, labels=labels)
     assert 200 == answer.status
 
 
@@ -76,9 +76,15 @@ def test_a_run_that_is_charged_twice_is_named(ledger: LocalGate):
 def test_a_run_charged_otherwise_than_it_used_is_divergent(ledger: LocalGate):
     """Both quantities are named."""
     charge(ledger, "run-1", 4)
-    assert (
-        "run-1: used {'chat.tokens': 5} by acme, charged {'chat.tokens': 4} to acme" in books(ledger, run_1=5).divergent
-    )
+    told = "run-1: used {'chat.tokens': 5} by acme, charged {'chat.tokens': 4} to acme as reported"
+    assert [told] == books(ledger, run_1=5).divergent
+
+
+def test_an_estimate_of_a_run_that_ended_is_divergent(ledger: LocalGate):
+    """Who said what it used is not charged an estimate, be it right by chance."""
+    charge(ledger, "run-1", 5, source="estimated")
+    (told,) = books(ledger, run_1=5).divergent
+    assert told.endswith("to acme as estimated")
 
 
 def test_a_charge_without_use_is_a_phantom(ledger: LocalGate):
@@ -125,6 +131,34 @@ def test_a_run_whose_process_was_killed_must_be_charged_once_its_end_was_recorde
     journal.close()
     lost = audit(Journal.read(tmp_path / "journal"), ledger, prices=PRICES, survived=False)
     assert ["run-1 of acme: 5 units"] == lost.lost
+
+
+@pytest.mark.parametrize("spoke", [True, False], ids=["its model spoke", "its model did not"])
+def test_a_run_that_was_cut_off_is_charged_by_the_rule(ledger: LocalGate, spoke: bool):
+    """Its estimate is right where the rule is to bill it, and told apart from what was reported; else it is wrong."""
+    journal = Journal()
+    journal.admit("run-1")
+    if spoke:
+        journal.report(Entry("acme", "run-1", {METER: 5}))
+    uncharged = audit(journal, ledger, prices=PRICES, survived=False, rule="bill_estimate")
+    assert ["run-1: its estimate"] == uncharged.lost
+    assert [] == audit(journal, ledger, prices=PRICES, survived=False, rule="cancel").problems()
+    charge(ledger, "run-1", 3, source="estimated")
+    billed = audit(journal, ledger, prices=PRICES, survived=False, rule="bill_estimate")
+    assert [] == billed.problems()
+    assert (3, 5 * spoke, 0) == (billed.sums["acme"].estimated, billed.sums["acme"].cut, billed.sums["acme"].applied)
+    cancelled = audit(journal, ledger, prices=PRICES, survived=False, rule="cancel")
+    assert ["run-1: 3 units of acme"] == cancelled.divergent + cancelled.phantom
+
+
+def test_what_was_recorded_before_its_process_could_say_so_is_right(ledger: LocalGate):
+    """A process may die between the record of an end and the journal: the exact charge is then no mistake."""
+    charge(ledger, "run-1", 5)
+    journal = Journal()
+    journal.report(Entry("acme", "run-1", {METER: 5}))
+    found = audit(journal, ledger, prices=PRICES, survived=False)
+    assert [] == found.problems()
+    assert (5, 0) == (found.sums["acme"].applied, found.sums["acme"].cut)
 
 
 def test_money_that_prices_do_not_explain_is_named(ledger: LocalGate):

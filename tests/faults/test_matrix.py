@@ -14,7 +14,8 @@ from langchain_vluna._io.outbox import Row, rows
 from tests.faults.load import PRICES, Load, prepare
 from tests.faults.matrix import CASES, Case, attempt
 from tests.faults.proxy import KINDS, Plan
-from tests.support.conservation import Journal, audit, rows_of
+from tests.support.conservation import audit, rows_of
+from tests.support.journal import Journal
 
 pytestmark = pytest.mark.isolated
 

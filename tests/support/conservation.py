@@ -2,7 +2,8 @@
 
 Per customer: tokens reported = applied + alarmed + pending (+ cut off, where processes are killed). The models say it
 themselves, into a `Journal`, before LangChain or this package see the answer; so a run that was charged nothing in
-silence shows. Knows nothing of pytest.
+silence shows. A run whose process was killed before its end was recorded is charged by the rule for such runs, and
+what it is charged is told apart from what models reported. Knows nothing of pytest.
 
     books = audit(journal, ledger, rows_of(gate), prices=PRICES)
     assert [] == books.problems()
@@ -10,78 +11,25 @@ silence shows. Knows nothing of pytest.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from langchain_vluna import Gate, LocalGate
 from langchain_vluna._core.ledger.model import Rating
 from langchain_vluna._core.run import State
 from langchain_vluna._io.outbox import Row, rows
+from tests.support.journal import Entry, Journal
 
-__all__ = ["Books", "Entry", "Journal", "Sums", "audit", "rows_of"]
+__all__ = ["Books", "Rule", "Sums", "audit", "rows_of"]
+
+Rule = Literal["cancel", "bill_estimate"]
+"""What becomes of a run that never ended: `on_orphan`."""
 
 _SHOWN = 5
+_WRONG = ("lost", "double", "divergent", "phantom", "open_leases", "money")
 _OWED = frozenset({State.COMMITTING, State.RECANTING, State.INGESTING, State.DEAD})
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What one run used, by its model's or tool's own word."""
-
-    customer: str
-    run_id: str
-    meters: Mapping[str, int]
-
-    @property
-    def quantity(self) -> int:
-        return sum(self.meters.values())
-
-
-class Journal:
-    """What models and tools used. With a path it outlives its process, and many processes write it."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._file = None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self.entries: list[Entry] = []
-        self.ended: set[str] = set()
-        """Runs whose end this package has seen: from here on it answers for them."""
-
-    def report(self, entry: Entry) -> None:
-        """Note what a run used; before its answer is handed on."""
-        self.entries.append(entry)
-        self._write({"customer": entry.customer, "run_id": entry.run_id, "meters": dict(entry.meters)})
-
-    def end(self, run_id: str) -> None:
-        """Note that this package was told of the run's end and has returned."""
-        self.ended.add(run_id)
-        self._write({"ended": run_id})
-
-    def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            # One write to a file opened for appending: processes do not tear each other's lines.
-            os.write(self._file, json.dumps(line).encode() + b"\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Journal:
-        """Return what all processes wrote."""
-        journal = cls()
-        for line in path.read_text(encoding="ascii").splitlines():
-            told = json.loads(line)
-            if "ended" in told:
-                journal.ended.add(told["ended"])
-            else:
-                journal.entries.append(Entry(**told))
-        return journal
 
 
 @dataclass
@@ -94,7 +42,9 @@ class Sums:
     """Recorded and not charged, or refused for good: somebody was told."""
     pending: int = 0
     cut: int = 0
-    """Of runs whose process was killed before this package was told of their end."""
+    """Of runs whose process was killed before this package was told of their end, and that were not charged it."""
+    estimated: int = 0
+    """Charged for such runs by the rule, instead; in no equation with what was reported."""
 
     @property
     def missing(self) -> int:
@@ -107,6 +57,7 @@ class Books:
 
     sums: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
     runs: int = 0
+    """Runs that said what they used."""
     lost: list[str] = field(default_factory=list)
     double: list[str] = field(default_factory=list)
     divergent: list[str] = field(default_factory=list)
@@ -117,14 +68,19 @@ class Books:
     money: list[str] = field(default_factory=list)
     """Amounts and balances that prices and grants do not explain."""
 
-    def problems(self) -> list[str]:
-        """Return what does not add up, each with the difference."""
-        found = [
+    @property
+    def unbalanced(self) -> list[str]:
+        """Customers whose sums do not agree."""
+        return [
             f"{customer}: {sums.missing:+d} units unaccounted for: {sums}"
             for customer, sums in sorted(self.sums.items())
             if sums.missing
         ]
-        for name in ("lost", "double", "divergent", "phantom", "open_leases", "money"):
+
+    def problems(self) -> list[str]:
+        """Return what does not add up, each with the difference."""
+        found = self.unbalanced
+        for name in _WRONG:
             cases: list[str] = getattr(self, name)
             if cases:
                 more = f" and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else ""
@@ -132,9 +88,8 @@ class Books:
         return found
 
     def counts(self) -> dict[str, int]:
-        """Return how many of each problem there are."""
-        names = ("lost", "double", "divergent", "phantom", "open_leases", "unsettled", "money")
-        return {name: len(getattr(self, name)) for name in names}
+        """Return how many of each problem there are, and of rows that are left."""
+        return {name: len(getattr(self, name)) for name in (*_WRONG, "unbalanced", "unsettled")}
 
 
 def rows_of(*gates: Gate) -> list[Row]:
@@ -150,6 +105,7 @@ def audit(
     *,
     prices: Mapping[str, int],
     survived: bool = True,
+    rule: Rule = "cancel",
 ) -> Books:
     """Hold journal, ledger and outbox against each other.
 
@@ -159,6 +115,7 @@ def audit(
         waiting: Rows of every outbox that was used.
         prices: XUSD per unit of each meter.
         survived: Whether the process of every run lived on; else only runs that `ended` must be charged.
+        rule: What becomes of runs that did not end.
     """
     books = Books(runs=len(journal.entries))
     entries = {entry.run_id: entry for entry in journal.entries}
@@ -166,22 +123,13 @@ def audit(
     by_run: dict[str, list[Rating]] = defaultdict(list)
     for rating in ratings:
         by_run[rating.labels.get("run_id", f"unlabelled {rating.commit_id}")].append(rating)
-        sums = books.sums[rating.principal_id]
-        if rating.status == "applied":
-            sums.applied += rating.quantity
-        else:
-            sums.alarmed += rating.quantity
     owed = _owed(books, waiting, {rating.idempotency_key for rating in ratings})
-    for entry in entries.values():
-        sums = books.sums[entry.customer]
-        sums.reported += entry.quantity
-        if entry.run_id not in by_run and entry.run_id not in owed:
-            if survived or entry.run_id in journal.ended:
-                books.lost.append(f"{entry.run_id} of {entry.customer}: {entry.quantity} units")
-            else:
-                sums.cut += entry.quantity
-    for run_id, charges in by_run.items():
-        _compare(books, run_id, entries.get(run_id), charges)
+    for run_id in entries.keys() | journal.admitted | by_run.keys():
+        ended = run_id in journal.ended or (survived and run_id in entries)
+        _judge(books, run_id, entries.get(run_id), by_run.get(run_id, []), owed.get(run_id), ended=ended, rule=rule)
+    if rule == "bill_estimate":
+        silent = journal.admitted - by_run.keys() - owed.keys() - journal.ended
+        books.lost += [f"{run_id}: its estimate" for run_id in silent]
     books.open_leases = [
         f"{lease.lease_id} of {lease.feature_code} for {lease.principal_id}"
         for lease in ledger.leases("active")
@@ -191,35 +139,92 @@ def audit(
     return books
 
 
-def _owed(books: Books, waiting: Iterable[Row], charged: set[str]) -> set[str]:
-    owed = set()
+def _owed(books: Books, waiting: Iterable[Row], charged: set[str]) -> dict[str, Row]:
+    """Return the rows whose usage was recorded and not charged yet."""
+    owed = {}
     for row in waiting:
         if row.state in {State.CANCELED, State.DONE}:
             continue
         books.unsettled.append(f"{row.run_id} is {row.state}: {row.reason}")
         if row.state in _OWED and row.usage is not None and not {row.key("c"), row.key("i")} & charged:
-            owed.add(row.run_id)
-            sums, quantity = books.sums[row.identity.principal_id], int(row.usage["quantity_minor"])
-            if row.state is State.DEAD:
-                sums.alarmed += quantity
-            else:
-                sums.pending += quantity
+            owed[row.run_id] = row
     return owed
 
 
-def _compare(books: Books, run_id: str, entry: Entry | None, charges: list[Rating]) -> None:
-    if len(charges) > 1:
+def _judge(
+    books: Books,
+    run_id: str,
+    entry: Entry | None,
+    charges: list[Rating],
+    owed: Row | None,
+    *,
+    ended: bool,
+    rule: Rule,
+) -> None:
+    """Judge one run, and add it to the sums of its customer."""
+    # What a lease lost is recorded without being charged, and then ingested: that is one charge.
+    applied = [charge for charge in charges if charge.status == "applied"]
+    if len(applied) > 1 or len(charges) > len(applied) + 1:
         shown = ", ".join(f"{c.quantity} {c.status} by {c.source} under {c.idempotency_key}" for c in charges)
         books.double.append(f"{run_id}: {shown}")
-    if entry is None:
-        books.phantom.append(f"{run_id}: {charges[0].quantity} units of {charges[0].principal_id}")
+    if entry is not None:
+        books.sums[entry.customer].reported += entry.quantity
+    if not ended and not _is_exact(entry, applied):
+        _judge_cut(books, run_id, entry, applied or charges, owed, rule=rule)
         return
+    for charge in applied or charges:
+        _judge_charge(books, run_id, entry, charge)
+    if not charges and owed is not None:
+        sums, quantity = books.sums[owed.identity.principal_id], int((owed.usage or {})["quantity_minor"])
+        if owed.state is State.DEAD:
+            sums.alarmed += quantity
+        else:
+            sums.pending += quantity
+    elif not charges and entry is not None:
+        books.lost.append(f"{run_id} of {entry.customer}: {entry.quantity} units")
+
+
+def _judge_charge(books: Books, run_id: str, entry: Entry | None, charge: Rating) -> None:
+    sums = books.sums[charge.principal_id]
+    if charge.status == "applied":
+        sums.applied += charge.quantity
+    else:
+        sums.alarmed += charge.quantity
+    if entry is None:
+        books.phantom.append(f"{run_id}: {charge.quantity} units of {charge.principal_id}")
+    elif not _is_exact(entry, [charge]):
+        books.divergent.append(
+            f"{run_id}: used {dict(entry.meters)} by {entry.customer}, charged {dict(charge.meters)}"
+            f" to {charge.principal_id} as {_source(charge)}"
+        )
+
+
+def _judge_cut(
+    books: Books, run_id: str, entry: Entry | None, charges: list[Rating], owed: Row | None, *, rule: Rule
+) -> None:
+    """Judge a run whose end nobody recorded: nothing is charged, or its estimate, as the rule says."""
+    if entry is not None:
+        books.sums[entry.customer].cut += entry.quantity
     for charge in charges:
-        if (entry.customer, dict(entry.meters)) != (charge.principal_id, dict(charge.meters)):
-            books.divergent.append(
-                f"{run_id}: used {dict(entry.meters)} by {entry.customer},"
-                f" charged {dict(charge.meters)} to {charge.principal_id}"
-            )
+        books.sums[charge.principal_id].estimated += charge.quantity
+        if rule == "bill_estimate" and _source(charge) == "estimated":
+            continue
+        wrong = books.divergent if entry is not None else books.phantom
+        wrong.append(f"{run_id}: {charge.quantity} units of {charge.principal_id}")
+    if owed is not None and rule == "cancel" and owed.source == "estimated":
+        books.divergent.append(f"{run_id}: did not end, and owes {(owed.usage or {})['quantity_minor']} units")
+
+
+def _is_exact(entry: Entry | None, charges: list[Rating]) -> bool:
+    """Whether the run was charged, each time to its customer and as its model reported."""
+    if entry is None or not charges:
+        return False
+    right = (entry.customer, dict(entry.meters), "reported")
+    return all(right == (charge.principal_id, dict(charge.meters), _source(charge)) for charge in charges)
+
+
+def _source(charge: Rating) -> str:
+    return charge.labels.get("usage_source", "reported")
 
 
 def _count_money(books: Books, ledger: LocalGate, ratings: Iterable[Rating], prices: Mapping[str, int]) -> None:
