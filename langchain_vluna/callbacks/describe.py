@@ -175,9 +175,9 @@ def _feature_code(said: Sources, options: HandlerOptions, info: RunInfo, named: 
 
 
 def _labels(info: RunInfo, own: Mapping[str, Any], thread: object) -> dict[str, str]:
-    labels = {"run_id": str(info.run_id), "root_run_id": str(info.root_run_id), info.kind: info.name}
+    labels: dict[str, object] = {"run_id": info.run_id, "root_run_id": info.root_run_id, info.kind: info.name}
     if info.provider:
         labels["provider"] = info.provider
     if thread is not None:
-        labels["thread_id"] = str(thread)
-    return {**rules.labels(own), **labels}
+        labels["thread_id"] = thread
+    return {**rules.user_labels(own), **{name: rules.label_text(value) for name, value in labels.items()}}

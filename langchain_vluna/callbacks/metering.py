@@ -14,6 +14,7 @@ from langchain_core.outputs import LLMResult
 from langchain_vluna import naming, usage
 from langchain_vluna._core import wire
 from langchain_vluna._core.types import Usage
+from langchain_vluna._core.wire import rules
 from langchain_vluna.callbacks.events import Events
 from langchain_vluna.callbacks.options import HandlerOptions, ToolQuantity
 from langchain_vluna.gate.spec import RunSpec, UsageBody
@@ -99,9 +100,9 @@ class ModelMeter:
         quantity, meters = self._quantities(used)
         labels = {**self.spec.labels, "usage_source": used.source}
         if used.model:
-            labels["model"] = used.model
+            labels["model"] = rules.label_text(used.model)
         if used.extra:
-            labels["extra_work"] = ",".join(f"{kind}={count}" for kind, count in used.extra.items())
+            labels["extra_work"] = rules.label_text(",".join(f"{kind}={count}" for kind, count in used.extra.items()))
         body = wire.commit_body(feature_code=self.spec.feature_code, quantity=quantity, meters=meters, labels=labels)
         return UsageBody(body, used.source, used)
 

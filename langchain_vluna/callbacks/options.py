@@ -104,7 +104,7 @@ class HandlerOptions:
         if _is_value(self.budget):
             rules.budget(self.budget)
         if _is_value(self.labels):
-            rules.labels(_mapping("labels", self.labels))
+            rules.user_labels(_mapping("labels", self.labels))
         if _is_value(self.features):
             own = _mapping("features", self.features)
             codes = {name: naming.check_feature_code(code) for name, code in own.items()}
@@ -157,7 +157,7 @@ def own_labels(labels: Labels, info: RunInfo) -> Mapping[str, str]:
     Raises:
         ConfigurationError: They are no mapping of text to text.
     """
-    return rules.labels(_mapping("labels", resolve("labels", labels, info) or {}))
+    return rules.user_labels(_mapping("labels", resolve("labels", labels, info) or {}))
 
 
 def tool_quantity(option: str, tools: Tools, name: str) -> ToolQuantity | None:

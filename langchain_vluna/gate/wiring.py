@@ -175,7 +175,7 @@ class Gate(Verbs):
             feature_family_code=feature_family_code,
             estimated_quantity=estimated_quantity,
             budget=budget,
-            labels={"run_id": run_id, **rules.labels(labels)},
+            labels={"run_id": run_id, **rules.user_labels(labels)},
         )
         return Work(spec, self._engine)
 

@@ -10,6 +10,7 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 
 from langchain_vluna import naming
+from langchain_vluna._core.wire import rules
 from langchain_vluna.callbacks.identity import sources
 from langchain_vluna.callbacks.options import Choice, HandlerOptions, Labels, RunInfo, own_labels
 from langchain_vluna.gate import Gate
@@ -62,7 +63,7 @@ class GatedCalls:
         thread = info.metadata.get("thread_id")
         labels = {"run_id": str(info.run_id), "root_run_id": str(info.root_run_id), "wrapped": info.name}
         if thread is not None:
-            labels["thread_id"] = str(thread)
+            labels["thread_id"] = rules.label_text(thread)
         return RunSpec(
             run_id=info.run_id,
             parent_id=info.parent_run_id,
@@ -73,7 +74,7 @@ class GatedCalls:
             feature_family_code=naming.check_family_code(family) if family else None,
             estimated_quantity=estimated_quantity,
             budget=said.first("budget"),
-            labels={**own_labels(self._options.labels, info), **said.labels(), **labels},
+            labels={**rules.user_labels({**own_labels(self._options.labels, info), **said.labels()}), **labels},
             thread_id=None if thread is None else str(thread),
             scopes=current_scopes(),
         )

@@ -22,10 +22,12 @@ __all__ = [
     "feature_code",
     "header_text",
     "identity",
+    "label_text",
     "labels",
     "meters",
     "occurred_at",
     "quantity",
+    "user_labels",
 ]
 
 MAX_QUANTITY = 2**53 - 1
@@ -36,6 +38,9 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _MAX_CODE = 128
 _MAX_HEADER = 300
 _MAX_REFERENCE = 255
+_MAX_USER_LABELS = 64_000
+"""Characters. Escaped by the encoder, one may take twelve bytes, and a whole body at most 1 MiB."""
+_MAX_LABEL_TEXT = 1_000
 
 
 def _refuse(name: str, rule: str, value: object) -> NoReturn:
@@ -124,6 +129,21 @@ def labels(values: Mapping[Any, Any] | None) -> dict[str, str]:
             msg = f"label {key!r} holds a NUL or half a surrogate pair, which the gate cannot store; remove it"
             raise ConfigurationError(msg)
     return dict(values or {})
+
+
+def user_labels(values: Mapping[Any, Any] | None) -> dict[str, str]:
+    """Return the user's own labels, with room left for ours: too large a body would be refused after the work."""
+    checked = labels(values)
+    size = sum(len(key) + len(value) for key, value in checked.items())
+    if size > _MAX_USER_LABELS:
+        msg = f"labels hold {size} characters, and the gate takes {_MAX_USER_LABELS} at most; shorten or drop some"
+        raise ConfigurationError(msg)
+    return checked
+
+
+def label_text(value: object) -> str:
+    """Return what others chose, such as a thread id, as a label that cannot keep a charge from being taken."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))[:_MAX_LABEL_TEXT]
 
 
 def budget(value: object) -> str:
