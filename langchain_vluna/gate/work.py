@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +24,7 @@ logger = logging.getLogger("langchain_vluna")
 
 
 class Work:
-    """A gated run around a block of code: admitted on entry, charged on exit, cancelled on error.
+    """A gated run around a block of code: admitted on entry, charged on exit, cancelled on error. For one entry.
 
     Work that records nothing is cancelled, with a warning: nothing unknown is
     charged as zero, or at all.
@@ -33,6 +35,7 @@ class Work:
         self.spec = spec
         self._engine = engine
         self._open: OpenRun | None = None
+        self._entered = threading.Lock()
         self._quantity = 0
         self._meters: Counter[str] = Counter()
         self._source = "reported"
@@ -53,20 +56,16 @@ class Work:
             self._source = "estimated"
 
     def __enter__(self) -> Self:
-        try:
+        with self._entering():
             self._open = self._engine.client.perform(self._begin(None))
-        except VlunaError as error:
-            raise blocking(error) from error.__cause__
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._engine.client.perform(self._end(kind))
 
     async def __aenter__(self) -> Self:
-        try:
+        with self._entering():
             self._open = await self._engine.client.aperform(self._begin(asyncio.get_running_loop()))
-        except VlunaError as error:
-            raise blocking(error) from error.__cause__
         return self
 
     async def __aexit__(
@@ -76,6 +75,20 @@ class Work:
 
         with anyio.CancelScope(shield=True):
             await self._engine.client.aperform(self._end(kind))
+
+    @contextmanager
+    def _entering(self) -> Iterator[None]:
+        """Let one in, and nobody after: what a second entry recorded would add to what the first was charged."""
+        if not self._entered.acquire(blocking=False):
+            msg = f"this run of {self.spec.feature_code!r} was entered before; make one with gate.run() for each block"
+            raise ConfigurationError(msg)
+        try:
+            yield
+        except BaseException as error:
+            self._entered.release()
+            if isinstance(error, VlunaError):
+                raise blocking(error) from error.__cause__
+            raise
 
     def _begin(self, loop: asyncio.AbstractEventLoop | None) -> Flow[OpenRun | None]:
         return self._engine.start(self.spec, meter=self, loop=loop)
