@@ -13,6 +13,7 @@ from typing_extensions import override
 from langchain_vluna.callbacks.options import Choice, Labels
 from langchain_vluna.gate import Gate
 from langchain_vluna.gate.policy import choose
+from langchain_vluna.gate.work import Work
 from langchain_vluna.wrappers.call import GatedCalls
 
 __all__ = ["GatedCompressor"]
@@ -63,7 +64,7 @@ class GatedCompressor(BaseDocumentCompressor):
         count = self._count(documents, query)
         with self._calls.call(count) as run:
             compressed = self.compressor.compress_documents(documents, query, callbacks)
-            run.record(count)
+            self._record(run, count)
         return compressed
 
     @override
@@ -75,8 +76,14 @@ class GatedCompressor(BaseDocumentCompressor):
         count = self._count(documents, query)
         async with self._calls.call(count) as run:
             compressed = await self.compressor.acompress_documents(documents, query, callbacks)
-            run.record(count)
+            self._record(run, count)
         return compressed
+
+    @staticmethod
+    def _record(run: Work, count: int) -> None:
+        # As for tools: a callable that says 0 means that nothing is charged.
+        if count:
+            run.record(count)
 
     def _count(self, documents: Sequence[Document], query: str) -> int:
         if callable(self._quantity):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from langchain_core.embeddings import Embeddings
 from typing_extensions import override
 
-from langchain_vluna import usage
+from langchain_vluna import naming, usage
+from langchain_vluna._core.wire import rules
 from langchain_vluna.callbacks.options import Choice, Labels
 from langchain_vluna.gate import Gate
 from langchain_vluna.gate.work import Work
 from langchain_vluna.wrappers.call import GatedCalls
 
 __all__ = ["GatedEmbeddings"]
+
+logger = logging.getLogger("langchain_vluna")
 
 
 class GatedEmbeddings(Embeddings):
@@ -84,9 +88,22 @@ class GatedEmbeddings(Embeddings):
         return self._calls.call(_estimate(texts))
 
     def _record(self, run: Work, texts: Sequence[str]) -> None:
-        counted = self._count_tokens(texts) if self._count_tokens else None
-        tokens = max(1, _estimate(texts) if counted is None else counted)
-        run.record(tokens, {f"{self._calls.feature_code}.tokens.input": tokens}, estimated=counted is None)
+        counted = self._counted(texts)
+        tokens = max(1, _estimate(texts)) if counted is None else counted
+        meter = naming.token_meter(self._calls.feature_code, "input")
+        run.record(tokens, {meter: tokens}, estimated=counted is None)
+
+    def _counted(self, texts: Sequence[str]) -> int | None:
+        if self._count_tokens is None:
+            return None
+        try:
+            counted = max(1, self._count_tokens(texts))
+            rules.quantity(counted)
+        except Exception:
+            # Border: the vectors are paid for; a broken callable must take away neither them nor the charge.
+            logger.exception("count_tokens failed for feature %r; an estimate is charged", self._calls.feature_code)
+            return None
+        return counted
 
 
 def _estimate(texts: Sequence[str]) -> int:

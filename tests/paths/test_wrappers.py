@@ -93,6 +93,21 @@ def test_counted_tokens_are_reported(embedding_till: Till):
     assert (20, "reported") == (rating.quantity, rating.labels["usage_source"])
 
 
+@pytest.mark.parametrize("count", [lambda _: 1 / 0, lambda _: 2.5, lambda _: "7"])
+def test_a_count_that_fails_takes_neither_vectors_nor_charge_away(embedding_till: Till, count: Any):
+    """The vectors are paid for when tokens are counted: a broken callable leaves an estimate, labelled as one."""
+    assert [9.0, 1.0] == wrapped(embedding_till, count_tokens=count).embed_query("Some text")
+    (rating,) = embedding_till.ratings()
+    assert ({METER: 3}, "estimated") == (rating.meters, rating.labels["usage_source"])
+
+
+def test_a_long_feature_code_is_charged(till: Till):
+    """The meter's code is shortened as the handler's are, since it may not be longer than a feature's."""
+    embeddings = GatedEmbeddings(Lengths(), till.gate, feature_code="f" * 128, principal_id=CUSTOMER)
+    assert [9.0, 1.0] == embeddings.embed_query("Some text")
+    assert [3] == [rating.quantity for rating in till.ratings()]
+
+
 def test_an_empty_text_costs_a_token_and_no_text_nothing(embedding_till: Till):
     """A call that reaches the provider is never free; a call without texts does not ask the gate."""
     embeddings = wrapped(embedding_till)
@@ -204,6 +219,21 @@ def test_a_reranker_is_charged_as_chosen(embedding_till: Till, quantity: Any, ex
     assert documents[:2] == asyncio.run(reranker.acompress_documents(documents, "query"))
     assert [] == list(reranker.compress_documents([], "query"))
     assert [expected, expected] == [rating.quantity for rating in embedding_till.ratings()]
+
+
+async def test_a_reranker_that_counts_nothing_is_free(embedding_till: Till):
+    """As for tools, a quantity of 0 charges nothing, and the documents are handed on."""
+    reranker = GatedCompressor(
+        FirstTwo(),
+        embedding_till.gate,
+        feature_code="cohere.rerank",
+        quantity=lambda *_: 0,
+        principal_id=CUSTOMER,
+    )
+    documents = [Document("a")]
+    assert documents == reranker.compress_documents(documents, "q")
+    assert documents == await reranker.acompress_documents(documents, "q")
+    embedding_till.assert_nothing_charged()
 
 
 def test_a_denied_reranker_does_not_run(make_till):
