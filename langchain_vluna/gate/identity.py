@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_vluna._core.errors import ConfigurationError
+from langchain_vluna.gate.ambient import setting
 
 __all__ = ["Surroundings", "surrounding", "surroundings"]
 
@@ -41,8 +42,5 @@ def surrounding(**values: Any) -> Iterator[Surroundings]:
         msg = f"identity takes {', '.join(Surroundings.__dataclass_fields__)}, got {', '.join(sorted(unknown))}"
         raise ConfigurationError(msg)
     inner = replace(_CURRENT.get(), **{name: value for name, value in values.items() if value is not None})
-    token = _CURRENT.set(inner)
-    try:
+    with setting(_CURRENT, inner):
         yield inner
-    finally:
-        _CURRENT.reset(token)

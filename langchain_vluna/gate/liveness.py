@@ -46,6 +46,11 @@ class Caller:
     managed: bool = False
     """Whether LangChain told of the start, and not somebody by hand."""
 
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody still holds the generator, and so may read on or close it, which is told."""
+        return self.holds is not None and self.holds() is not None
+
     def same_place(self, other: Caller) -> bool:
         """Whether both were started by the same thread and task."""
         mine = self.task() if self.task else None

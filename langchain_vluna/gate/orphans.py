@@ -68,9 +68,9 @@ class OrphanWatch:
             self._wake()
 
     def left(self, here: Caller, since: float) -> None:
-        """Whoever began runs here since then was cancelled: no end of theirs will be told."""
+        """Whoever began runs here since then was cancelled: no end of theirs will be told, but of streams in use."""
         for run in self._book.open_runs():
-            if run.started >= since and run.caller.same_place(here):
+            if run.started >= since and run.caller.same_place(here) and not run.caller.is_held:
                 run.orphan(time.monotonic(), "the call that ran it was cancelled")
         self._wake()
 
@@ -115,8 +115,8 @@ class OrphanWatch:
         return [run for run in due if run not in at_work]
 
     def _is_at_work(self, run: OpenRun, stacks: Stacks, now: float) -> bool:
-        recent = now - run.touched < _GRACE_PARENT
-        return recent or (now - run.touched < self._orphan_after and stacks.sees(run.caller))
+        idle = now - run.touched
+        return idle < _GRACE_PARENT or (idle < self._orphan_after and (run.caller.is_held or stacks.sees(run.caller)))
 
     def _look(self, runs: list[OpenRun], now: float) -> None:
         unsure = [run for run in runs if run.orphaned_at is None and now - run.started > _YOUNG]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -12,8 +13,9 @@ import anyio.to_thread
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 
-from langchain_vluna import Gate, VlunaCallbackHandler
+from langchain_vluna import Gate, VlunaCallbackHandler, gated
 from langchain_vluna.gate import orphans
 from langchain_vluna.testing.models import ScriptedChatModel
 
@@ -99,3 +101,56 @@ def test_work_lasts_until_its_block_is_left(gate: Gate) -> None:
         run.record(3)
     assert ["reported"] == charged(gate)
     assert [5] == [rating.quantity for rating in gate.local_gate.ratings()]
+
+
+def test_closing_one_gated_stream_leaves_another_alone(gate: Gate, config: Any) -> None:
+    """Streams may be read in turns: the one that is closed is charged what it delivered, the other one in full."""
+
+    def guarded() -> Generator[Any]:
+        with gated(config["callbacks"][0]):
+            yield from ScriptedChatModel(responses=["one two three"]).stream("Count.")
+
+    first = guarded()
+    next(first)
+    second = ScriptedChatModel(responses=["four five six"]).stream("Count.", config)
+    next(second)
+    first.close()
+    look_around(gate)
+    list(second)
+    assert ["estimated", "reported"] == charged(gate)
+
+
+async def test_a_stream_that_outlives_its_chain_may_be_read_slowly(gate: Gate, config: Any) -> None:
+    """A chain that leaves a stream to the background is over; whoever holds the stream will read it to its end."""
+    model = ScriptedChatModel(responses=["one two three"])
+    streams: list[AsyncIterator[Any]] = []
+
+    async def begin(question: str, config: RunnableConfig) -> str:
+        streams.append(model.astream(question, config))
+        await anext(streams[0])
+        return "later"
+
+    await RunnableLambda(begin).ainvoke("Count.", config)
+    for run in gate.engine.book.open_runs():
+        run.touched -= 10.0
+        run.orphaned_at = 0.0
+    await anyio.to_thread.run_sync(gate.engine.watch.sweep)
+    assert "two three" == "".join([chunk.text async for chunk in streams[0]]).strip()
+    assert ["reported"] == await anyio.to_thread.run_sync(charged, gate)
+
+
+async def test_an_identity_around_a_stream_ends_quietly(gate: Gate) -> None:
+    """Who pays is told when the stream begins; a reader with a task per chunk sees the end, and no error of ours."""
+
+    async def guarded() -> AsyncGenerator[Any]:
+        with gate.identity(principal_id="customer"):
+            handler = VlunaCallbackHandler(gate)
+            async for chunk in ScriptedChatModel(responses=["one two"]).astream("Count.", {"callbacks": [handler]}):
+                yield chunk
+
+    stream, chunks = guarded(), 0
+    with suppress(StopAsyncIteration):
+        while await asyncio.create_task(stream.asend(None)):
+            chunks += 1
+    assert chunks > 2
+    assert ["reported"] == await anyio.to_thread.run_sync(charged, gate)
