@@ -78,6 +78,7 @@ class Records:
         """
         run.outbox = self.outbox
         try:
+            yield from self.outbox.ready()
             run.row = row = replace(run.row, owner=self.outbox.owner_id)
             yield from self.outbox.record(
                 lambda db: rows.begin(db, row),

@@ -35,7 +35,10 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def on_disk(tmp_path: Path, **options: Any) -> Hall:
-    return Hall(outbox=tmp_path / "vluna.outbox", **options)
+    """Return a hall over an outbox file that is open already: the first run of a flow would open it."""
+    hall = Hall(outbox=tmp_path / "vluna.outbox", **options)
+    assert hall.engine.outbox.owner_id
+    return hall
 
 
 def test_intent_lease_and_usage_are_written_before_what_follows_them(hall: Hall):
@@ -364,7 +367,7 @@ def test_ends_of_many_threads_are_each_charged_once(tmp_path: Path):
 def test_a_broken_file_denies_with_a_clear_error(tmp_path: Path):
     """A file that is no outbox stops the work, names the file and what to do."""
     (tmp_path / "vluna.outbox").write_bytes(b"something else entirely" * 100)
-    hall = on_disk(tmp_path)
+    hall = Hall(outbox=tmp_path / "vluna.outbox")
     with pytest.raises(GateUnavailable, match=r"vluna\.outbox.*not a database.*another path"):
         hall.begin()
     hall.gate.close(0.1)

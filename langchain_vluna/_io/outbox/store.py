@@ -77,6 +77,23 @@ class Outbox:
         with self._fast():
             return self._own().id
 
+    def ready(self) -> Flow[None]:
+        """Open the file in a thread, for flows that must not block: whoever writes to it is waited for.
+
+        Raises:
+            OutboxError: It cannot be opened.
+        """
+        if self._db is not None or self.path == ":memory:":
+            return
+        future: Future[str] = Future()
+        try:
+            threading.Thread(target=_fulfil, args=(future, lambda: self.owner_id), daemon=True).start()
+        except RuntimeError:
+            # No thread starts at the end of the interpreter: it is opened where it is used.
+            return
+        yield Join(future)
+        future.result()
+
     def apply(self, operation: Operation[T], *, atomic: bool = False) -> T:
         """Run an operation here and now; microseconds, at most 5 ms where another process writes.
 
@@ -216,10 +233,7 @@ class Outbox:
         except RuntimeError:
             # No thread starts at the end of the interpreter.
             future: Future[T] = Future()
-            try:
-                future.set_result(self.transact(operation))
-            except Exception as error:  # noqa: BLE001 -- border: it belongs to whoever waits on the future
-                future.set_exception(error)
+            _fulfil(future, lambda: self.transact(operation))
             return future
 
     def _result(self, future: Future[T]) -> T:
@@ -239,6 +253,13 @@ class Outbox:
             if db is not None:
                 db.close()
         self._db = self._slow_db = None
+
+
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 -- border: it belongs to whoever waits on the future
+        future.set_exception(error)
 
 
 def _transaction(db: sqlite3.Connection, operation: Operation[T]) -> T:
