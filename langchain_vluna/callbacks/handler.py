@@ -84,7 +84,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
                 `bytes` or a callable of input and output), or a callable of the name.
             retrievers: As `tools`, for retrievers.
             meters: What of a model's tokens is told apart; a callable of usage and feature code gives its own
-                meters or a bare quantity; `None` sends the total alone.
+                meters or a bare quantity, 0 or no meters for what is free; `None` sends the total alone.
             estimate: What the gate is told to expect: `auto`, `None`, a number of tokens or a callable.
             labels: Labels of your own for every charge, or a callable.
             budget: A budget that every run is checked against.

@@ -70,10 +70,12 @@ class ModelMeter:
 
     def finished(self, result: LLMResult, reports: usage.BatchReports, batch: object) -> UsageBody | None:
         """Return what a finished run is charged; `None` where that is nothing, such as an answer from a cache."""
-        if usage.is_cache_hit(result):
+        # The cache delivers no tokens one by one: a cost of 0 at the end of a stream is the provider's own word.
+        if usage.is_cache_hit(result) and not self._delivered.size:
             return None
-        reported = reports.settle(usage.read_result(result), parent_run_id=batch, batch_size=self.batch_size)
-        if reported.usage is None:
+        report = self._delivered.corrected(usage.read_result(result))
+        reported = reports.settle(report, parent_run_id=batch, batch_size=self.batch_size)
+        if not reported.is_whole:
             reported = reported.or_else(self._streamed)
         delivered = max(usage.estimate_result_tokens(result), self._delivered_tokens)
         return self._complete(reported, delivered, usage.extra_work(result))
@@ -89,7 +91,7 @@ class ModelMeter:
     def _complete(
         self, reported: usage.Reported, delivered: int, extra: Mapping[str, int] | None = None
     ) -> UsageBody | None:
-        if reported.usage is None and self._options.on_missing_usage == "cancel":
+        if not reported.is_whole and self._options.on_missing_usage == "cancel":
             return None
         used = reported.complete(prompt_estimate=self._prompt_tokens, delivered_estimate=delivered)
         return self._body(replace(used, extra=extra) if extra else used)
@@ -98,6 +100,8 @@ class ModelMeter:
         if not used.total_tokens:
             return None
         quantity, meters = self._quantities(used)
+        if not quantity:
+            return None
         labels = {**self.spec.labels, "usage_source": used.source}
         if used.model:
             labels["model"] = rules.label_text(used.model)
@@ -114,10 +118,11 @@ class ModelMeter:
             own = chosen(used, feature)
             if isinstance(own, Mapping):
                 meters = {naming.check_meter_code(code): quantity for code, quantity in own.items() if quantity}
-                wire.commit_body(feature_code=feature, quantity=used.total_tokens, meters=meters)
-                return used.total_tokens, meters
+                rules.meters(meters)
+                # Sent without meters, the total would be charged at the price of the primary one.
+                return used.total_tokens if meters else 0, meters
             if own is not None:
-                wire.commit_body(feature_code=feature, quantity=own)
+                rules.quantity(own, minimum=0)
                 return own, None
         except Exception:
             # Border: the answer is paid for; a broken callable must not lose the charge.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Json = dict[str, Any]
@@ -89,6 +89,8 @@ class Answer:
     """Anthropic's count of tool calls it ran itself."""
     output_only: bool = False
     """As some Anthropic-compatible endpoints: the last event of a stream reports output tokens alone."""
+    running_usage: bool = False
+    """As OpenAI-compatible servers that report usage with every chunk, each time of all so far."""
     cut_after: int | None = None
     """Events of a stream after which the connection is dropped."""
     hold_after: int | None = None
@@ -140,16 +142,18 @@ def chat_body(answer: Answer, request: Json) -> Json:
 def chat_events(answer: Answer, request: Json) -> Iterator[Event]:
     head = _head("chat.completion.chunk", answer, request)
 
-    def chunk(delta: Json, finish: str | None = None) -> Event:
+    def chunk(delta: Json, finish: str | None = None) -> Json:
         choices = [
             {"index": i, "delta": {"role": "assistant", **delta}, "finish_reason": finish}
             for i in range(request.get("n") or 1)
         ]
-        return None, {**head, "choices": choices}
+        return {**head, "choices": choices}
 
-    yield from (chunk({"content": word}) for word in answer.words())
-    yield from (chunk({"tool_calls": [call]}) for call in _calls(answer, indexed=True))
-    yield chunk({}, _finish(answer))
+    for count, word in enumerate(answer.words(), 1):
+        so_far = replace(answer.tokens, completion=count) if answer.running_usage and answer.tokens else None
+        yield None, chunk({"content": word}) | ({"usage": so_far.openai_chat()} if so_far else {})
+    yield from ((None, chunk({"tool_calls": [call]})) for call in _calls(answer, indexed=True))
+    yield None, chunk({}, _finish(answer))
     if answer.tokens and (request.get("stream_options") or {}).get("include_usage"):
         yield None, {**head, "choices": [], "usage": answer.tokens.openai_chat()}
     yield None, "[DONE]"

@@ -50,3 +50,10 @@ def test_a_provider_that_reports_no_cost_at_all_is_no_cache(till: Till, mode: st
         else:
             model.invoke("q", till.config())
     assert (2 if mode == "stream" else 1) == model.calls == len(till.ratings())
+
+
+def test_a_stream_that_a_provider_gives_away_is_charged(till: Till) -> None:
+    """A provider's own cost of 0 at the end of a stream is no mark of the cache, which delivers nothing in pieces."""
+    usage: Any = {"input_tokens": 10, "output_tokens": 3, "total_tokens": 13, "total_cost": 0}
+    list(ScriptedChatModel(usage=usage).stream("q", till.config()))
+    till.assert_exact()

@@ -129,6 +129,14 @@ def test_a_denied_client_sends_nothing(make_till: MakeTill, stub: LLMStub, api: 
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
+def test_a_usage_told_with_every_chunk_is_charged_once(priced: Till, stub: LLMStub, way: str) -> None:
+    """Some servers tell with each chunk what the stream has used so far; LangChain adds that up, the bill does not."""
+    stub.script(Answer(tokens=TOKENS, text="Forty-two, as everybody knows by now.", running_usage=True))
+    drive(client("chat", stub), way, priced.unwitnessed())
+    assert [(FEATURES["chat"], {"input": 100, "output": 20}, "applied", "reported")] == charged(priced)
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
 def test_a_stream_that_reports_nothing_is_estimated(priced: Till, stub: LLMStub, way: str) -> None:
     """A custom base URL switches streamed usage off; what was delivered is charged, and said to be estimated."""
     drive(client("chat", stub, stream_usage=None), way, priced.unwitnessed())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk, ChatMessageChunk
@@ -78,6 +79,45 @@ def test_usage_in_chunks_adds_up():
     delivered.add("", chunk(usage_metadata=used(10, 0)))
     delivered.add("word", chunk("word", usage_metadata=used(0, 3)))
     assert (10, 3) == (delivered.reported.input_tokens, delivered.reported.output_tokens)
+
+
+RUNNING: list[list[tuple[str, Any]]] = [
+    [("a ", used(10, 1)), ("b ", used(10, 2)), ("c", used(10, 3))],
+    [("a b c", None), ("", used(10, 3)), ("", used(10, 3))],
+]
+IN_PARTS: list[list[tuple[str, Any]]] = [
+    [("a ", used(10, 1)), ("b ", used(0, 1)), ("c", used(0, 1))],
+    [("", used(4, 0)), ("a b c", None), ("", used(6, 3))],
+    [("a ", used(5, 1)), ("b ", used(5, 1)), ("", {"input_tokens": 0, "output_tokens": 1, "total_tokens": 1})],
+    [("a ", used(5, 2)), ("b ", used(5, 1))],
+]
+
+
+@pytest.mark.parametrize("parts", RUNNING + IN_PARTS)
+def test_reports_that_repeat_the_prompt_are_running_totals(parts: list[tuple[str, Any]]):
+    """A prompt is paid for once: where every report has all of it, the last one counts, else they add up."""
+    delivered = Delivered()
+    for text, counts in parts:
+        delivered.add(text, chunk(text, usage_metadata=counts))
+    assert (10, 3) == (delivered.reported.input_tokens, delivered.reported.output_tokens)
+
+
+@pytest.mark.parametrize("parts", RUNNING)
+def test_a_sum_of_running_totals_is_corrected(parts: list[tuple[str, Any]]):
+    """LangChain adds running totals up; a result that knows better than to do so is kept."""
+    delivered = Delivered()
+    for text, counts in parts:
+        delivered.add(text, chunk(text, usage_metadata=counts))
+    told = [counts for _, counts in parts if counts]
+    added_up = Reported(
+        input_tokens=sum(counts["input_tokens"] for counts in told),
+        output_tokens=sum(counts["output_tokens"] for counts in told),
+        model="served",
+    )
+    known = Reported(input_tokens=11, output_tokens=4, model="served")
+    corrected = delivered.corrected(added_up)
+    assert (10, 3, "served") == (corrected.input_tokens, corrected.output_tokens, corrected.model)
+    assert known == delivered.corrected(known)
 
 
 def test_output_reported_before_the_text_is_not_the_whole():
