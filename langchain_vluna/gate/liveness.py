@@ -40,7 +40,7 @@ class Caller:
     frame_id: int = 0
     code: CodeType | None = None
     comes_and_goes: bool = False
-    """Whether it is a generator, whose absence from all stacks says nothing."""
+    """Whether it is a generator or a green thread, whose absence from all stacks says nothing."""
     holds: weakref.ref[BaseCallbackManager] | None = None
     """What a generator holds until it is over; `None` where that is not known."""
     managed: bool = False
@@ -75,7 +75,13 @@ def find_caller() -> Caller:
         return Caller(*where, managed=managed)
     code, generator = frame.f_code, bool(frame.f_code.co_flags & _GENERATOR)
     held = _held(frame) if generator else None
-    return Caller(*where, id(frame), code, comes_and_goes=generator, holds=held, managed=managed)
+    unseen = generator or (task is None and _has_green_threads())
+    return Caller(*where, id(frame), code, comes_and_goes=unseen, holds=held, managed=managed)
+
+
+def _has_green_threads() -> bool:
+    # A green thread that waits is on no thread's stack.
+    return "gevent" in sys.modules or "eventlet" in sys.modules
 
 
 def _held(generator: FrameType) -> weakref.ref[BaseCallbackManager] | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Generator
+from types import ModuleType
+
+import pytest
 
 from langchain_vluna.gate.liveness import Caller, Stacks, find_caller
 
@@ -35,6 +39,16 @@ def test_a_function_on_a_stack_is_at_work():
         return caller
 
     assert GONE == looked_at(call())
+
+
+def test_of_green_threads_nothing_can_be_told(monkeypatch: pytest.MonkeyPatch):
+    """Under gevent a call that waits is on no stack, and its thread's id is no thread's: it may be running."""
+    monkeypatch.setitem(sys.modules, "gevent", ModuleType("gevent"))
+
+    def call() -> Caller:
+        return find_caller()
+
+    assert UNTOLD == looked_at(call())
 
 
 def test_a_call_in_a_thread_that_ended_is_over():
