@@ -24,6 +24,7 @@ def measure(bench: Bench) -> Table:
             micro = {name: result["cpu"] * 1e6 for name, result in found.items()}
             for how, gated, bare, cycles in (
                 ("invoke", "gated", "bare", "cycles"),
+                ("invoke [fast]", "fast", "bare", "cycles"),
                 ("ainvoke", "agated", "abare", "acycles"),
                 ("ainvoke [fast]", "afast", "abare", "acycles"),
             ):
@@ -41,6 +42,7 @@ def _cases(url: str, runs: int, at_once: int) -> dict[str, Case]:
     return {
         "bare": Case(_BLOCKING, {"who": "bare", **blocking}),
         "gated": Case(_BLOCKING, {"who": "gated", "url": url, **blocking}),
+        "fast": Case(_BLOCKING, {"who": "gated", "url": url, "fast": True, **blocking}),
         "cycles": Case(_BLOCKING, {"who": "cycles", "url": url, **blocking}),
         "abare": Case(_ASYNC, {"who": "bare", **concurrent}),
         "agated": Case(_ASYNC, {"who": "gated", "url": url, **concurrent}),

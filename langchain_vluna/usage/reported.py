@@ -49,9 +49,12 @@ class Reported:
     @property
     def usage(self) -> Usage | None:
         """The usage, `None` unless both sides are known."""
-        if self.input_tokens is None or self.output_tokens is None:
-            return None
-        return self.complete(prompt_estimate=0, delivered_estimate=0)
+        return self.complete(prompt_estimate=0, delivered_estimate=0) if self.is_whole else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both sides are known."""
+        return self.input_tokens is not None and self.output_tokens is not None
 
     def complete(self, *, prompt_estimate: int, delivered_estimate: int) -> Usage:
         """Return a usage in which estimates stand in for the unknown sides, and that says so."""
@@ -102,9 +105,9 @@ class Reported:
 
     def or_else(self, other: Reported) -> Reported:
         """Return this report with its unknown sides from another report of the same run."""
-        if self.usage is not None:
+        if self.is_whole:
             return self
-        if other.usage is not None or (self.input_tokens is None and self.output_tokens is None):
+        if other.is_whole or (self.input_tokens is None and self.output_tokens is None):
             return other
         return replace(
             self,

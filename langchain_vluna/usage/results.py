@@ -41,7 +41,7 @@ def read_result(result: LLMResult) -> Reported:
     generations = [generation for choices in result.generations for generation in choices]
     counts = [counts for g in generations if (counts := read_usage_metadata(_usage_metadata(g)))]
     report = _judged(_once(counts), generations)
-    if report.usage is None:
+    if not report.is_whole:
         for source in _provider_counts(result, generations):
             report = report.or_else(_judged(source, generations))
     return replace(report, model=_model(result, generations), covers=_coverage(result, generations, report))
@@ -140,7 +140,7 @@ def _counts_within(holder: object) -> Reported | None:
 def _coverage(result: LLMResult, generations: list[Generation], report: Reported) -> Coverage:
     if any(isinstance(generation, ChatGeneration) for generation in generations):
         return "run"
-    if report.usage is not None:
+    if report.is_whole:
         return "request" if _counts_within(result.llm_output) is not None else "run"
     return "elsewhere" if result.llm_output is not None and result.llm_output.get("token_usage") == {} else "run"
 

@@ -6,11 +6,12 @@ without is demanded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
+
+from pydantic_core import from_json
 
 from langchain_vluna._core.errors import GateProtocolError
 from langchain_vluna._core.types import (
@@ -265,7 +266,7 @@ def _hints(value: object) -> tuple[Hint, ...]:
 
 def _json(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        return from_json(content)
     except ValueError:
         return None
 

@@ -7,12 +7,13 @@ shown, and a reader that misses it only asks once more.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
+
+from pydantic_core import to_json
 
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.types import Call, Identity, Verb
@@ -55,7 +56,6 @@ _ROUTES: Mapping[Verb, tuple[str, str]] = {
 _OLD_NAMES = {"lease": "lease_token", "budget": "budget_id"}
 _LEASE_TOKEN = re.compile(r"lease\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9a-f]{16}", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def encode(call: Call, payload: Payload) -> Encoded:
         path = f"{path}?{urlencode(call.query)}"
     if method == "GET":
         return Encoded(method, path, b"")
-    return Encoded(method, path, _to_json(_named(call.body, payload)).encode())
+    return Encoded(method, path, to_json(_named(call.body, payload)))
 
 
 def _named(body: Mapping[str, Any], payload: Payload) -> Mapping[str, Any]:

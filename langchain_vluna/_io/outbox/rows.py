@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic_core import from_json, to_json
 
 from langchain_vluna._core.run import Event, State, step
 from langchain_vluna._core.types import Identity
@@ -226,7 +227,7 @@ def forget(db: sqlite3.Connection, *, canceled_before: float, most_canceled: int
 
 
 def _dump(value: Mapping[str, Any] | None) -> str | None:
-    return None if value is None else json.dumps(value, separators=(",", ":"))
+    return None if value is None else to_json(value).decode()
 
 
 def _row(found: Sequence[Any]) -> Row:
@@ -240,9 +241,9 @@ def _row(found: Sequence[Any]) -> Row:
         run_id=run_id,
         root_id=root_id,
         step=step_key,
-        ask=json.loads(ask),
+        ask=from_json(ask),
         handle=handle,
-        usage=None if usage is None else json.loads(usage),
+        usage=None if usage is None else from_json(usage),
         source=source,
         created=created,
         due=due,

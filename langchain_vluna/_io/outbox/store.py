@@ -195,11 +195,14 @@ class Outbox:
 
     @contextmanager
     def _fast(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._mapped_errors():
-            if self._db is None:
-                self._db = connect(self.path, self._durability, _FAST_WAIT)
-            self._own()
-            yield self._db
+        with self._lock:
+            try:
+                if self._db is None or self._owner is None:
+                    self._db = self._db or connect(self.path, self._durability, _FAST_WAIT)
+                    self._own()
+                yield self._db
+            except (sqlite3.Error, OSError) as error:
+                raise OutboxError.of(self.path, error) from error
 
     @contextmanager
     def _slow(self) -> Iterator[sqlite3.Connection]:
