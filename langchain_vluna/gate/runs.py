@@ -270,6 +270,8 @@ def _question_call(spec: RunSpec) -> Call:
         feature_family_code=spec.feature_family_code,
         estimated_quantity=spec.estimated_quantity,
         budget=spec.budget,
+        # The commit has them again: no generation passes them on. These say who was denied.
+        labels=spec.labels,
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 from langchain_vluna import Gate
 from langchain_vluna._io.local import LocalGate
 from langchain_vluna.server.listening import serving
+from tests.support.bad_days import impatient
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -76,8 +77,7 @@ class Shop:
         return done.result(timeout=30)
 
     def _run(self, work: Callable[[Gate], T]) -> T:
-        settings = self.ledger.settings.model_copy(update={"base_url": f"{self.url}/mgt/v1"})
-        with Gate(settings, outbox=":memory:", deny_memo=0) as gate:
+        with impatient(self.ledger, f"{self.url}/mgt/v1") as gate:
             return work(gate)
 
 

@@ -13,6 +13,7 @@ from langchain_core.tools import tool
 from langchain_vluna import Gate, GateDenied, VlunaCallbackHandler
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.browser.conftest import Shop
+from tests.support.bad_days import BAD_DAYS, BadDay, old_lease, set_up, symptom
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -160,37 +161,41 @@ def test_a_price_set_on_the_page_is_charged(page: Page, shop: Shop):
     shop.ledger.price("tool.lookup", "tool.lookup", None)
     shop.run(chain)
     expect(live(page, "quarantined")).to_contain_text("no price for tool.lookup")
-    go(page, "Set up")
+    live(page, "quarantined").get_by_role("link", name="Set a price").click()
     expect(page.get_by_role("row").filter(has_text="tool.lookup")).to_contain_text("no price")
     form = page.get_by_role("form", name="Set price")
-    form.get_by_label("Feature").fill("tool.lookup")
-    form.get_by_label("Meter").fill("tool.lookup")
-    form.get_by_label("XUSD").fill("7")
-    form.get_by_role("button").click()
+    expect(form.get_by_label("Feature")).to_have_value("tool.lookup")
+    expect(form.get_by_label("XUSD")).to_be_focused()
+    page.keyboard.type("7")
+    page.keyboard.press("Enter")
     expect(page.get_by_role("row").filter(has_text="tool.lookup")).to_contain_text("7")
     shop.run(chain)
     assert [7] == [rating.amount_xusd for rating in shop.ledger.ratings() if "tool.lookup" in rating.meters][1:]
 
 
-def test_a_fault_armed_on_the_page_is_met_and_mended(page: Page, shop: Shop):
-    """An armed 402 denies the next call once; an outage is shown until it is mended."""
+@pytest.mark.parametrize("day", BAD_DAYS, ids=str)
+def test_a_bad_day_made_on_the_page_is_met_and_mended(page: Page, shop: Shop, day: BadDay):
+    """What goes wrong after a form or a button of the page is what it says; mended, all is well again."""
     from playwright.sync_api import expect
 
-    open_for_business(shop)
+    set_up(shop.ledger)
+    lease = shop.run(old_lease)
     go(page, "Faults")
-    form = page.get_by_role("form", name="Arm a fault")
-    form.get_by_label("Fault").select_option("status_402")
-    form.get_by_label("Hits").select_option("authorize")
-    form.get_by_role("button", name="Arm").click()
-    expect(page.get_by_role("row").filter(has_text="status_402")).to_contain_text("1")
-    assert "funding" == shop.run(denied)
-    expect(page.get_by_text("Nothing is broken.")).to_be_visible()
-    page.get_by_role("button", name="Outage").click()
-    expect(page.get_by_role("row").filter(has_text="reset")).to_contain_text("until mended")
+    if day.button:
+        page.get_by_role("button", name=day.button).click()
+    else:
+        form = page.get_by_role("form", name="Arm a fault")
+        form.get_by_label("Fault").select_option(day.kind)
+        form.get_by_label("Hits").select_option("authorize")
+        form.get_by_label("Seconds").fill("" if day.seconds is None else str(day.seconds))
+        form.get_by_role("button", name="Arm").click()
+    expect(page.locator("main")).to_contain_text(day.shown)
+    assert day.symptom == shop.run(lambda gate: symptom(gate, shop.ledger, lease))
     page.get_by_role("button", name="Mend everything").click()
     expect(page.get_by_text("Nothing is broken.")).to_be_visible()
-    page.get_by_role("button", name="1 h on", exact=True).click()
-    expect(page.get_by_text("The gate's clock is 60 min ahead.")).to_be_visible()
+    page.get_by_role("button", name="Put it right").click()
+    expect(page.get_by_text("The gate's clock is right.")).to_be_visible()
+    assert "well" == shop.run(lambda gate: symptom(gate, shop.ledger, old_lease(gate)))
 
 
 def test_a_filter_shows_one_customer_and_is_in_the_address(page: Page, shop: Shop):
@@ -213,6 +218,9 @@ def test_a_filter_shows_one_customer_and_is_in_the_address(page: Page, shop: Sho
     page.get_by_role("button", name="Filter").click()
     expect(live(page, "committed")).to_have_count(2)
     expect(live(page, "changed")).to_have_count(0)
+    shop.ledger.withdraw("acme")
+    shop.run(denied)
+    expect(live(page, "denied")).to_have_count(1)
 
 
 def test_live_entries_wait_while_paused(page: Page, shop: Shop):

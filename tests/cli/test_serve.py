@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from langchain_vluna import Gate, GateDenied, GateRejected, GateUnavailable, LocalGate, RetryPolicy, Settings
+from langchain_vluna import Gate, GateRejected, GateUnavailable, LocalGate, RetryPolicy, Settings
 from langchain_vluna.server.listening import serving
+from tests.support.bad_days import BAD_DAYS, BadDay, impatient, old_lease, set_up, symptom
 
 KEY = "b3VyLW93bi1zZWNyZXQtb2YtdGhpcnR5LXR3by1ieXRlcw=="
 
@@ -165,22 +166,20 @@ def test_faults_of_a_running_gate(run, local: LocalGate, monkeypatch: pytest.Mon
     assert [] == local.faults
 
 
-def test_the_clock_and_the_leases_of_a_running_gate(run, local: LocalGate):
-    """A skew moves the gate's clock, and leases can be made to end."""
-    with serving(local) as url, Gate(local, outbox=":memory:") as gate:
-        lease = gate.authorize(feature_code="openai.gpt5", principal_id="acme")
-        assert "the clock is 60 s ahead" in run("fault", "skew", "--seconds", "60", "--server", url).out
-        run("fault", "expire", "--server", url)
-        assert "lease.expired" in [hint.type for hint in gate.commit(lease, quantity=1).hints]
-    assert 60 == local.ahead
-
-
-def test_denials_on_demand(run, local: LocalGate):
-    """A 402 on demand is a denial."""
-    with serving(local) as url, Gate(local, outbox=":memory:") as gate:
-        run("fault", "status_402", "--on", "authorize", "--server", url)
-        with pytest.raises(GateDenied):
-            gate.authorize(feature_code="openai.gpt5", principal_id="acme")
+@pytest.mark.parametrize("day", BAD_DAYS, ids=str)
+def test_bad_days_of_a_running_gate(run, local: LocalGate, day: BadDay):
+    """Each kind of bad day is met by the next call, and over when that is said."""
+    set_up(local)
+    with serving(local) as url, impatient(local, url) as gate:
+        lease = old_lease(gate)
+        on = ("--on", "authorize") if day.on is not None else ()
+        seconds = () if day.seconds is None else ("--seconds", day.seconds)
+        shown = run("fault", day.command, *on, *seconds, "--server", url).out
+        assert ("s ahead" if day.command == "skew" else "" if day.command == "expire" else day.kind) in shown
+        assert day.symptom == symptom(gate, local, lease)
+        run("fault", "none", "--server", url)
+        run("fault", "skew", "--seconds", -local.ahead, "--server", url)
+        assert "well" == symptom(gate, local, old_lease(gate))
 
 
 def test_faults_need_a_running_gate(run, local: LocalGate, monkeypatch: pytest.MonkeyPatch):

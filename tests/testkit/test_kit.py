@@ -7,9 +7,10 @@ from uuid import UUID, uuid4
 import pytest
 from langchain_core.messages.ai import UsageMetadata
 
-from langchain_vluna import ConfigurationError, Gate, GateDenied, GateUnavailable, VlunaCallbackHandler
-from langchain_vluna.testing.kit import NOON, GateKit, ServerKit
+from langchain_vluna import ConfigurationError, Gate, GateDenied, GateUnavailable, RetryPolicy, VlunaCallbackHandler
+from langchain_vluna.testing.kit import NOON, GateKit, LedgerKit, ServerKit
 from langchain_vluna.testing.models import ScriptedChatModel
+from tests.support.bad_days import BAD_DAYS, BadDay, impatient, old_lease, set_up, symptom
 
 FEATURE = "scripted.scripted-1"
 USAGE = UsageMetadata(input_tokens=40, output_tokens=9, total_tokens=49)
@@ -167,6 +168,36 @@ def test_server_waits_before_it_fails(vluna_server: ServerKit, monkeypatch: pyte
     monkeypatch.setattr("langchain_vluna.testing.kit._SETTLE", 0.05)
     with pytest.raises(AssertionError, match="nothing was billed for run r1"):
         vluna_server.assert_billed_once("r1")
+
+
+@pytest.mark.parametrize("day", BAD_DAYS, ids=str)
+@pytest.mark.vluna(retry=RetryPolicy(attempts=1), deny_memo=0)
+def test_each_kind_of_bad_day_can_be_had(
+    vluna_gate: GateKit, vluna_server: ServerKit, day: BadDay, subtests: pytest.Subtests
+):
+    """Both fixtures make every bad day, in process and over HTTP, and end it."""
+    for kit in (vluna_gate, vluna_server):
+        with subtests.test(kit=type(kit).__name__), impatient(kit.ledger, vluna_server.url) as other:
+            client = vluna_gate if kit is vluna_gate else other
+            set_up(kit.ledger)
+            lease = old_lease(client)
+            _make(kit, day)
+            assert day.symptom == symptom(client, kit.ledger, lease)
+            kit.mend()
+            kit.advance(-kit.ledger.ahead)
+            assert "well" == symptom(client, kit.ledger, old_lease(client))
+
+
+def _make(kit: LedgerKit, day: BadDay) -> None:
+    match day.command:
+        case "outage":
+            kit.outage()
+        case "skew":
+            kit.advance(day.seconds or 0)
+        case "expire":
+            kit.expire_leases()
+        case _:
+            kit.fault(day.kind, on="authorize", seconds=day.seconds)  # type: ignore[arg-type]  # one of its literals
 
 
 def test_long_ledgers_are_cut(shop: GateKit):

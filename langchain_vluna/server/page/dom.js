@@ -30,6 +30,12 @@ export function select(name, options, chosen) {
   return element;
 }
 
+// Where the price is set that a charge was made without.
+export function priceLink(entry) {
+  const meter = entry.hints.find((hint) => hint.type === "pricing.not_configured")?.meters?.[0];
+  return meter ? h("a", { href: `#/setup?meter=${encodeURIComponent(meter)}` }, "Set a price") : null;
+}
+
 export function field(text, control) {
   return h("label", {}, text, control);
 }

@@ -2,7 +2,7 @@
 
 import { ask, change } from "./api.js";
 import { card, field, h, select, table } from "./dom.js";
-import { duration, number } from "./words.js";
+import { count, duration, number } from "./words.js";
 
 const KINDS = [
   ["drop_answer", "carried out, answer lost"], ["status_500", "500: it fails"], ["status_429", "429: too many calls"],
@@ -40,7 +40,7 @@ export class Faults {
       h("td", {}, fault.kind, h("span", { class: "soft" }, ` ${names.get(fault.kind)}${fault.kind === "delay" ? `, ${fault.seconds} s` : ""}`)),
       h("td", {}, fault.on === "*" ? "any call" : fault.on),
       h("td", { class: "number" }, fault.remaining >= FOREVER / 2 ? "until mended" : number(fault.remaining)))), "Nothing is broken."));
-    const seconds = summary.ahead_seconds;
+    const seconds = this.seconds = summary.ahead_seconds;
     this.ahead.textContent = seconds === 0 ? "The gate's clock is right." : `The gate's clock is ${duration(seconds)} ${seconds > 0 ? "ahead" : "behind"}.`;
   }
 
@@ -69,11 +69,15 @@ export class Faults {
 
   clock() {
     const steps = [[-3600, "1 h back"], [60, "1 min on"], [3600, "1 h on"], [43260, "12 h 1 min on: leases expire"], [86400, "1 day on"]];
-    return h("div", { class: "row" }, steps.map(([seconds, title]) => h("button", { type: "button", onclick: () => this.apply("clock", { advance_seconds: seconds }) }, title)));
+    const move = (seconds) => this.apply("clock", { advance_seconds: seconds });
+    return h("div", { class: "row" }, steps.map(([seconds, title]) => h("button", { type: "button", onclick: () => move(seconds) }, title)),
+      h("button", { type: "button", onclick: () => move(-this.seconds) }, "Put it right"));
   }
 
   expiry() {
+    const done = h("p", { role: "status", class: "soft" });
+    const expire = () => this.page.attempt(async () => { done.textContent = `${count((await change("expiry", {})).expired, "open lease")} expired.`; });
     return h("div", {}, h("p", {}, "What is committed under an expired lease is recorded and not charged."),
-      h("div", { class: "row" }, h("button", { type: "button", onclick: () => this.apply("expiry", {}) }, "Let all open leases expire")));
+      h("div", { class: "row" }, h("button", { type: "button", onclick: expire }, "Let all open leases expire")), done);
   }
 }

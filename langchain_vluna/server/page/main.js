@@ -10,7 +10,7 @@ import { duration } from "./words.js";
 const by = (id) => document.getElementById(id);
 const VIEWS = {
   "/": (page) => new Overview(page),
-  "/setup": (page) => new Setup(page),
+  "/setup": (page, values) => new Setup(page, values.get("meter")),
   "/faults": (page) => new Faults(page),
   "/run": (page, values) => new Story(page, values.get("id") ?? ""),
 };
@@ -26,6 +26,8 @@ class Page {
     this.filter = Object.fromEntries(FILTERS.map((name) => [name, values.get(name) ?? ""]));
     for (const name of FILTERS) by("filter").elements[name].value = this.filter[name];
     by("filter").hidden = path === "/run" || path === "/faults";
+    // What is set up belongs to no thread and no run.
+    for (const name of ["thread_id", "run_id"]) by("filter").elements[name].parentElement.hidden = path === "/setup";
     this.view?.close();
     this.view = (VIEWS[path] ?? VIEWS["/"])(this, values);
     by("main").replaceChildren(this.view.element);

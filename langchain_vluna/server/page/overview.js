@@ -2,7 +2,7 @@
 
 import { ask, follow } from "./api.js";
 import { SpendChart } from "./chart.js";
-import { card, h, select, table } from "./dom.js";
+import { card, h, priceLink, select, table } from "./dom.js";
 import { KINDS, customer, dollars, duration, gist, number, short, time } from "./words.js";
 
 const SHOWN = 200;
@@ -133,7 +133,7 @@ export function line(entry, fresh) {
     h("td", { class: `kind ${tone}` }, kind),
     h("td", { class: customer(entry).length < 24 ? "tight" : "" }, customer(entry)),
     h("td", { class: (entry.feature_code ?? "").length < 30 ? "tight" : "" }, entry.feature_code ?? ""),
-    h("td", {}, gist(entry)),
+    h("td", {}, gist(entry), " ", priceLink(entry)),
     h("td", { class: "tight code" }, place ? h("a", { href: `#/run?id=${encodeURIComponent(place)}`, title: place }, short(place)) : ""));
 }
 

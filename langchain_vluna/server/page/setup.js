@@ -8,8 +8,9 @@ const text = (name, more = {}) => h("input", { name, required: true, autocomplet
 const whole = (name, more = {}) => h("input", { name, type: "number", min: 0, step: 1, required: true, ...more });
 
 export class Setup {
-  constructor(page) {
+  constructor(page, meter) {
     this.page = page;
+    this.meter = meter;
     this.wallets = h("div");
     this.prices = h("div");
     this.policies = h("div");
@@ -22,6 +23,7 @@ export class Setup {
 
   async open() {
     await this.refresh();
+    if (this.meter) this.choose(this.meter);
   }
 
   close() {}
@@ -32,7 +34,8 @@ export class Setup {
     this.codes.replaceChildren(...[...new Set(meters.flatMap((meter) => meter.features))].map((value) => h("option", { value })));
     this.people.replaceChildren(...[...new Set(customers.map((row) => row.principal_id))].map((value) => h("option", { value })));
     this.wallets.replaceChildren(this.walletTable(customers));
-    this.prices.replaceChildren(priceTable(meters));
+    this.features = new Map(meters.map((meter) => [meter.meter_code, meter.features[0] ?? meter.meter_code]));
+    this.prices.replaceChildren(this.priceTable(meters));
     this.policies.replaceChildren(this.policyTable(policies));
   }
 
@@ -73,12 +76,29 @@ export class Setup {
   priceForm() {
     const feature = text("feature_code", { list: "codes", placeholder: "openai.gpt-4o", class: "long" });
     const meter = text("meter_code", { placeholder: "openai.gpt-4o.tokens.input", class: "long" });
+    const price = whole("xusd", { required: false });
+    this.choose = (code) => {
+      feature.value = this.features.get(code) ?? code;
+      meter.value = code;
+      price.value = "";
+      price.focus();
+    };
     return this.form("Set price", (values) => ["prices", {
       feature_code: values.feature_code, meter_code: values.meter_code, xusd: values.xusd === "" ? null : Number(values.xusd),
       per: Number(values.per), unit: values.unit, rounding: values.rounding,
-    }], field("Feature", feature), field("Meter", meter), field("XUSD (empty: no price)", whole("xusd", { required: false })),
+    }], field("Feature", feature), field("Meter", meter), field("XUSD (empty: no price)", price),
     field("Per", whole("per", { value: 1, min: 1 })), field("Unit", text("unit", { value: "token" })),
     field("Rounding", select("rounding", ["nearest", "floor", "ceil"].map((value) => [value, value]))));
+  }
+
+  priceTable(meters) {
+    return table("Prices", [["Meter"], ["XUSD", "number"], ["per"], [""]], meters.map((meter) => h("tr", {},
+      h("td", { class: "code", title: `of ${meter.features.join(", ")}` }, meter.meter_code),
+      meter.xusd === null ? h("td", { class: "number warn" }, "no price") : h("td", { class: "number" }, number(meter.xusd)),
+      h("td", { class: "tight" }, meter.xusd === null ? "" : `${meter.per === 1 ? "" : `${number(meter.per)} `}${meter.unit}`),
+      h("td", { class: "act" }, h("button", {
+        type: "button", "aria-label": `Set the price of ${meter.meter_code}`, onclick: () => this.choose(meter.meter_code),
+      }, "Set")))), "No meters yet. They appear when they are first used, or priced.");
   }
 
   policyTable(policies) {
@@ -102,11 +122,3 @@ export class Setup {
 }
 
 const onlyCustomer = (filter) => ({ principal_id: filter.principal_id });
-
-function priceTable(meters) {
-  return table("Prices", [["Meter"], ["XUSD", "number"], ["per"]], meters.map((meter) => h("tr", {},
-    h("td", { class: "code", title: `of ${meter.features.join(", ")}` }, meter.meter_code),
-    meter.xusd === null ? h("td", { class: "number warn" }, "no price") : h("td", { class: "number" }, number(meter.xusd)),
-    h("td", { class: "tight" }, meter.xusd === null ? "" : `${meter.per === 1 ? "" : `${number(meter.per)} `}${meter.unit}`))),
-  "No meters yet. They appear when they are first used, or priced.");
-}

@@ -1,7 +1,7 @@
 // The story of a run: each lease from the question to the charge, with what the gate remarked.
 
 import { ask, follow } from "./api.js";
-import { h, table } from "./dom.js";
+import { h, priceLink, table } from "./dom.js";
 import { KINDS, count, customer, dollars, duration, hint, number, short, time, xusd } from "./words.js";
 
 const MOST = 1000;
@@ -70,7 +70,8 @@ function groups(entries) {
 }
 
 function chapter(entries) {
-  const named = entries.find((entry) => Object.keys(entry.labels).length) ?? entries[0];
+  // The charge knows more than the question: the model that answered, where its numbers are from.
+  const named = entries.findLast((entry) => Object.keys(entry.labels).length) ?? entries[0];
   const title = named.feature_code ?? named.verb;
   const subject = named.labels.model ?? named.labels.tool ?? named.labels.retriever;
   return h("section", { class: "card" },
@@ -86,7 +87,8 @@ function step(entry, start) {
     h("span", { class: "kind" }, kind), " ", h("span", {}, saying(entry)), " ",
     h("span", { class: "soft" }, later ? `+${duration(later / 1000)}` : time(entry.at_ms)),
     entry.meters.length ? meters(entry) : null,
-    entry.hints.length ? h("ul", { class: "hints" }, entry.hints.map((one) => h("li", {}, hint(one), " ", h("code", { class: "soft" }, one.type)))) : null);
+    entry.hints.length ? h("ul", { class: "hints" }, entry.hints.map((one) => h("li", {}, hint(one), " ", h("code", { class: "soft" }, one.type)))) : null,
+    priceLink(entry));
 }
 
 function saying(entry) {
