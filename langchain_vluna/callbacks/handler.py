@@ -274,6 +274,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         )
         if meter is not None:
             yield from self._start(meter, loop)
+            meter.admitted()
 
     def _start(self, meter: ModelMeter | ToolMeter, loop: Loop) -> Flow[None]:
         wants_fallback = self._engine.policy.on_orphan == "bill_estimate" and isinstance(

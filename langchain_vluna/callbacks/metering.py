@@ -140,6 +140,10 @@ class ToolMeter:
         self._inputs = inputs if callable(how) else None
         self._started = time.monotonic()
 
+    def admitted(self) -> None:
+        """Begin to count seconds: the gate's own are not the tool's."""
+        self._started = time.monotonic()
+
     def partial(self) -> UsageBody | None:
         return None
 

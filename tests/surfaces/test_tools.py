@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
 from langchain_vluna import ConfigurationError, GateRejected
+from langchain_vluna._core.types import HttpRequest, HttpResponse
+from langchain_vluna.callbacks import metering
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.support.billing import Till
 from tests.surfaces.conftest import MakeTill
@@ -91,6 +94,25 @@ def test_a_tool_is_measured_as_the_user_says(till: Till, tools: Any, quantity: i
     ratings = [rating for rating in till.ratings() if rating.feature_code == "tool.search"]
     assert [(quantity, "reported", "applied")] == [(r.quantity, r.labels["usage_source"], r.status) for r in ratings]
     assert [{}, {"tool.search": quantity}][len(ratings[0].meters)] == dict(ratings[0].meters)
+
+
+def test_seconds_are_the_tool_s_own(local_till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate that takes its time to answer makes no tool dearer."""
+    now, send = [0.0], local_till.ledger.send
+
+    def slow(request: HttpRequest) -> HttpResponse:
+        now[0] += 5.0
+        return send(request)
+
+    def took_two_seconds(text: str) -> str:
+        now[0] += 2.0
+        return text
+
+    monkeypatch.setattr(local_till.ledger, "send", slow)
+    monkeypatch.setattr(metering, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    search = tool("search", description="Search.")(took_two_seconds)
+    search.invoke({"text": "q"}, local_till.unwitnessed(local_till.handler(tools={"search": "seconds"})))
+    assert [2] == [rating.quantity for rating in local_till.ratings()]
 
 
 @COLOURS
