@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from langchain_vluna._core.exchange import Flow
 from langchain_vluna._io.client import Client
-from langchain_vluna._io.outbox import Outbox
+from langchain_vluna._io.outbox import Outbox, rows
 from langchain_vluna._io.relay import Relay, RelayTimes, Settlement
 from langchain_vluna.gate.alarm import Alarm
 from langchain_vluna.gate.bill import Bills
@@ -25,6 +26,8 @@ from langchain_vluna.gate.spec import Meter, OpenRun, RunSpec, UsageBody
 from langchain_vluna.gate.tree import RunTree
 
 __all__ = ["Engine"]
+
+logger = logging.getLogger("langchain_vluna")
 
 
 class Engine:
@@ -100,6 +103,24 @@ class Engine:
             return 0
         self.watch.settle_all("the gate was closed")
         left = self.relay.flush(timeout)
+        if left:
+            self._tell_what_is_left(left)
         self.relay.stop()
         self.outbox.close()
         return left
+
+    def _tell_what_is_left(self, left: int) -> None:
+        in_memory = [box for box in self.outboxes if box.path == ":memory:" and box.is_open]
+        lost = sum(box.query(rows.count_unsettled) for box in in_memory)
+        if lost:
+            logger.error("%s not settled, and in memory only: lost when this process ends", _runs(lost))
+        if left > lost:
+            logger.warning(
+                "%s not settled: kept in %r for the next process, or see `langchain-vluna outbox list`",
+                _runs(left - lost),
+                self.outbox.path,
+            )
+
+
+def _runs(count: int) -> str:
+    return "1 run is" if count == 1 else f"{count} runs are"

@@ -41,6 +41,8 @@ class OrphanWatch:
         self._next_look = 0.0
         self._looked_at = 0
         self._missing: set[OpenRun] = set()
+        self._settling: set[OpenRun] = set()
+        """Decided, and not on disk yet: no longer open, and not unsettled to the outbox."""
 
     def watch(self, run: OpenRun) -> None:
         """Notice the end of the task that runs it; a stream may be read on by others."""
@@ -91,8 +93,10 @@ class OrphanWatch:
         return max(0.0, next_at - now)
 
     def waiting(self) -> int:
-        """Count orphans whose grace is not over."""
-        return sum(run.orphaned_at is not None for run in self._book.open_runs())
+        """Count orphans whose grace is not over, or that are being written."""
+        # In this order: what is no longer open at the first look is being written at the second, or written.
+        orphans = [run for run in self._book.open_runs() if run.orphaned_at is not None]
+        return len(self._settling.union(orphans))
 
     def settle_all(self, why: str) -> None:
         """Settle every open run now: the gate closes."""
@@ -134,8 +138,11 @@ class OrphanWatch:
 
     def _settle(self, run: OpenRun) -> None:
         logger.info("settling orphan run %s of feature %r: %s", run.spec.run_id, run.spec.feature_code, run.why)
+        self._settling.add(run)
         try:
             self._book.settle_orphan(run)
         except Exception:
             # Border: one run that breaks our own code must not keep the others from being settled.
             logger.exception("settling orphan run %s failed", run.spec.run_id)
+        finally:
+            self._settling.discard(run)

@@ -239,6 +239,27 @@ def test_a_flush_waits_for_orphans_to_come(hall: Hall):
     assert ["canceled"] == leases(hall)
 
 
+def test_a_flush_waits_for_an_orphan_that_is_being_written(hall: Hall, monkeypatch: pytest.MonkeyPatch):
+    """Between the decision about an orphan and its record on disk a flush does not take all for settled."""
+    at_it, go_on = threading.Event(), threading.Event()
+    ended = hall.engine.book._records.ended
+
+    def slowly(*told: Any, **how: Any) -> Any:
+        at_it.set()
+        assert go_on.wait(10)
+        return ended(*told, **how)
+
+    monkeypatch.setattr(hall.engine.book._records, "ended", slowly)
+    parent = str(uuid4())
+    begun(hall, spec=hall.spec(parent_id=parent, root_id=parent), caller=hall.elsewhere())
+    hall.engine.watch.parent_ended(parent)
+    assert at_it.wait(10)
+    assert 1 == hall.engine.relay.unsettled()
+    go_on.set()
+    assert 0 == hall.gate.flush(10)
+    assert ["canceled"] == leases(hall)
+
+
 def test_closing_settles_what_is_open():
     """What still runs when the gate closes is settled by the orphan rule."""
     hall = Hall()

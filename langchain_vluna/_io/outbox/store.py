@@ -85,9 +85,9 @@ class Outbox:
         """
         if self._db is not None or self.path == ":memory:":
             return
-        future: Future[str] = Future()
+        future: Future[None] = Future()
         try:
-            threading.Thread(target=_fulfil, args=(future, lambda: self.owner_id), daemon=True).start()
+            threading.Thread(target=_fulfil, args=(future, self._open), daemon=True).start()
         except RuntimeError:
             # No thread starts at the end of the interpreter: it is opened where it is used.
             return
@@ -192,6 +192,10 @@ class Outbox:
         if self._owner is not None:
             Owner.inherited.add(self._owner.id)
         self._reset()
+
+    def _open(self) -> None:
+        with self._fast():
+            return
 
     @contextmanager
     def _fast(self) -> Iterator[sqlite3.Connection]:
