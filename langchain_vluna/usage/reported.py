@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from operator import index
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 from langchain_vluna._core.types import Usage
 
@@ -116,6 +117,8 @@ class Reported:
         )
 
 
+_MOST = 2**50
+"""What is more is no count of tokens, and twice of it could not be sent."""
 _INPUT = (
     "input_tokens",
     "prompt_tokens",
@@ -220,7 +223,15 @@ def _reported(
 
 
 def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    count = value if type(value) is int else _whole(value)
+    return count if count is not None and 0 <= count <= _MOST else None
+
+
+def _whole(value: object) -> int | None:
+    """Read a count that is no plain int: 10.0, as some JSON has it, or another library's integer."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return None if isinstance(value, bool) or not isinstance(value, SupportsIndex) else index(value)
 
 
 def _first(source: Mapping[Any, Any], keys: tuple[str, ...]) -> int | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,14 +154,32 @@ def test_usage_is_found_where_providers_put_it(result: LLMResult):
 # --- what cannot be ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [-1, 1.0, math.nan, math.inf, "7", True, None, [], {}])
+@pytest.mark.parametrize("bad", [-1, 1.5, 2**51, 1e300, math.nan, math.inf, "7", True, None, [], {}])
 def test_a_value_that_is_no_count_is_unknown(bad: Any):
-    """Negative, fractional, textual and boolean counts are unknown, on either side and in details."""
+    """Negative, fractional, gigantic, textual and boolean counts are unknown, on either side and in details."""
     assert usage_from_result(chat_result(counts(bad, 5))) is None
     assert usage_from_result(chat_result(counts(5, bad))) is None
     usage = usage_from_result(chat_result(counts(5, 5, input_token_details={"cache_read": bad, "audio": 2})))
     assert usage is not None
     assert (0, 2) == (usage.cached_tokens, usage.audio_input_tokens)
+
+
+class Int64:
+    """An integer of another library, as numpy's."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def __index__(self) -> int:
+        return self._value
+
+
+@pytest.mark.parametrize("kind", [float, Int64, IntEnum("Count", {"ten": 10, "five": 5})])
+def test_whole_numbers_of_other_kinds_are_counts(kind: Any):
+    """Some servers write 10.0, and some clients count in integers of their own: what was reported is charged."""
+    usage = usage_from_result(chat_result(counts(kind(10), kind(5))))
+    assert usage is not None
+    assert (10, 5, int) == (usage.input_tokens, usage.output_tokens, type(usage.input_tokens))
 
 
 @pytest.mark.parametrize("usage", [None, {}, [], "usage", 7, {"total_cost": 0}, {1: 2}, {"input_token_details": 3}])
