@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -100,7 +101,9 @@ def price(
         raise ConfigurationError(msg)
     with opened_ledger(db, create=True) as local:
         for code, number in prices.items():
-            local.price(feature_code, code, number, per, unit, rounding.value)
+            # Charges are made in blocks of `per`, and nobody who knows the price of a million means to wait for a million.
+            block = math.gcd(number, per)
+            local.price(feature_code, code, number // block, per // block, unit, rounding.value)
         named = {code.strip().lower() for code in prices}
         changed = [view for view in local.meters() if view.meter_code in named]
     emit(changed, lambda: _price_table(changed), as_json=as_json)

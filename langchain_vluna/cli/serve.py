@@ -64,7 +64,7 @@ def serve(
         server = web_server(local)
         listener = listen(host, port)
         try:
-            _announce(local, base_url(listener), db, own_key=key is not None, as_json=as_json)
+            _announce(local, base_url(listener), db, as_json=as_json)
             # uvicorn takes the signals while it runs, and gives them back when it has shut down.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
@@ -132,17 +132,18 @@ def _arm(local: LocalGate, text: str) -> None:
         raise ConfigurationError(msg) from error
 
 
-def _announce(local: LocalGate, url: str, db: Path, *, own_key: bool, as_json: bool) -> None:
-    environment = _environment(local.settings, url, own_key=own_key)
+def _announce(local: LocalGate, url: str, db: Path, *, as_json: bool) -> None:
+    environment = _environment(local.settings, url)
     lines = [f"export {name}={value}" for name, value in environment.items()]
     page = url.removesuffix(_PREFIX) + "/"
     data = {"url": url, "page": page, "db": str(db), "environment": environment}
     emit(data, lambda: "\n".join([*lines, "", f"serving {db} at {page} (Ctrl-C stops)"]), as_json=as_json)
 
 
-def _environment(settings: Settings, url: str, *, own_key: bool) -> Mapping[str, str]:
+def _environment(settings: Settings, url: str) -> Mapping[str, str]:
     """Return what a client sets. The development key is no secret; a key of one's own is never printed."""
-    secret = "<the secret this server was started with>" if own_key else settings.service_key_secret.get_secret_value()
+    known = settings.service_key_secret == LocalGate().settings.service_key_secret
+    secret = settings.service_key_secret.get_secret_value() if known else "<the secret this server was started with>"
     return {
         "VLUNA_SERVICE_BASE_URL": url,
         "VLUNA_REALM_ID": settings.realm_id,

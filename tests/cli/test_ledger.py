@@ -26,12 +26,13 @@ def test_a_users_grant_is_the_users(run, tmp_path: Path):
 
 
 def test_price_by_tokens(run, local: LocalGate):
-    """Token prices land on the meters that the handler sends, per as many as said."""
-    done = run("price", "New.Model", "--input", "3usd", "--output", "12usd", "--cached", "1", "--per", "1000000")
+    """Token prices land on the meters that the handler sends, in the smallest terms of what was said."""
+    done = run("price", "New.Model", "--input", "3usd", "--output", "12usd", "--cached", "0.15usd", "--per", 1_000_000)
     assert "new.model.tokens.cached" in done.out
     prices = {view.meter_code: (view.xusd, view.per) for view in local.meters() if "new.model" in view.features}
-    assert (3_000_000, 1_000_000) == prices["new.model.tokens.input"]
-    assert (12_000_000, 1_000_000) == prices["new.model.tokens.output"]
+    assert (3, 1) == prices["new.model.tokens.input"]
+    assert (12, 1) == prices["new.model.tokens.output"]
+    assert (3, 20) == prices["new.model.tokens.cached"]
 
 
 def test_price_of_a_meter(run, local: LocalGate):

@@ -88,7 +88,8 @@ export class Setup {
       per: Number(values.per), unit: values.unit, rounding: values.rounding,
     }], field("Feature", feature), field("Meter", meter), field("XUSD (empty: no price)", price),
     field("Per", whole("per", { value: 1, min: 1 })), field("Unit", text("unit", { value: "token" })),
-    field("Rounding", select("rounding", ["nearest", "floor", "ceil"].map((value) => [value, value]))));
+    field("Rounding", select("rounding", ["nearest", "floor", "ceil"].map((value) => [value, value]))),
+    h("p", { class: "soft wide" }, "Charged in whole blocks of “Per”: what does not fill one waits for the next run. $2.50 per 1,000,000 is best set as 5 per 2."));
   }
 
   priceTable(meters) {
