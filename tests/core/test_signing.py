@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+from langchain_vluna._core.config import Settings
 from langchain_vluna._core.errors import ConfigurationError
+from langchain_vluna._core.exchange import Endpoint
 from langchain_vluna._core.signing import (
     Authorization,
     authorization_header,
@@ -131,6 +135,24 @@ def test_a_bad_secret_is_refused_and_not_shown(secret: str) -> None:
     assert not secret or secret not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_a_bad_secret_is_in_no_frame_of_ours() -> None:
+    """Tools that collect errors keep the variables of each frame; a secret with a stray character is one to them."""
+    settings = Settings(
+        base_url="https://gate.example/mgt/v1",
+        realm_id="realm",
+        service_key_id="key",
+        service_key_secret=SecretStr("c2VjcmV0LW9mLWEtc2VydmljZQ==!"),
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        Endpoint.of(settings)
+    walked = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    frames = [frame for frame in walked if frame.f_code.co_filename != __file__]
+        frame for frame, _ in traceback.walk_tb(caught.value.__traceback__) if frame.f_code.co_filename != __file__
+    ]
+    assert 2 == len(frames)
+    assert "c2VjcmV0" not in repr([frame.f_locals for frame in frames])
 
 
 def test_the_signature_is_not_in_the_repr() -> None:
