@@ -101,7 +101,7 @@ def price(
         raise ConfigurationError(msg)
     with opened_ledger(db, create=True) as local:
         for code, number in prices.items():
-            # Charges are made in blocks of `per`, and nobody who knows the price of a million means to wait for a million.
+            # The gate charges by blocks of `per`: who knows the price of a million does not mean to wait for a million.
             block = math.gcd(number, per)
             local.price(feature_code, code, number // block, per // block, unit, rounding.value)
         named = {code.strip().lower() for code in prices}
