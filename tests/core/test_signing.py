@@ -149,8 +149,6 @@ def test_a_bad_secret_is_in_no_frame_of_ours() -> None:
         Endpoint.of(settings)
     walked = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
     frames = [frame for frame in walked if frame.f_code.co_filename != __file__]
-        frame for frame, _ in traceback.walk_tb(caught.value.__traceback__) if frame.f_code.co_filename != __file__
-    ]
     assert 2 == len(frames)
     assert "c2VjcmV0" not in repr([frame.f_locals for frame in frames])
 
