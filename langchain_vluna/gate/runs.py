@@ -102,9 +102,9 @@ class RunBook:
         Raises:
             VlunaError: The work must not run.
         """
-        call = _question_call(spec)
+        ask = _question(spec).body
         now = time.monotonic()
-        row = self._records.new_row(spec, call.body, fallback)
+        row = self._records.new_row(spec, ask, fallback)
         run = OpenRun(spec, row, self._records.outbox, caller, meter, started=now, touched=now)
         known = self._put(run)
         if known is not None:
@@ -119,7 +119,7 @@ class RunBook:
         flight = None
         try:
             flight = yield from self._memo.may_ask(question, loop)
-            yield from self._ask(run, call)
+            yield from self._ask(run)
             admitted = True
         except GateDenied as error:
             denial = error
@@ -224,9 +224,9 @@ class RunBook:
             while len(self._late) > _MOST_LATE:
                 self._late.popitem(last=False)
 
-    def _ask(self, run: OpenRun, call: Call) -> Flow[None]:
+    def _ask(self, run: OpenRun) -> Flow[None]:
         yield from self._records.intent(run)
-        call = replace(call, idempotency_key=run.row.key("a"))
+        call = Call("authorize", run.spec.identity, run.row.ask, run.row.key("a"))
         try:
             lease = wire.parse_lease((yield from self._client.exchange(call)), call.identity)
             yield from self._records.admitted(run, lease.handle)
@@ -262,7 +262,7 @@ def _in_use(run: OpenRun) -> ConfigurationError:
     )
 
 
-def _question_call(spec: RunSpec) -> Call:
+def _question(spec: RunSpec) -> Call:
     return wire.authorize_call(
         identity=spec.identity,
         feature_code=spec.feature_code,

@@ -8,7 +8,7 @@ from typing import Self
 from langchain_vluna._core.errors import VlunaError
 from langchain_vluna._io.outbox.schema import is_locked
 
-__all__ = ["OutboxError"]
+__all__ = ["MappedErrors", "OutboxError"]
 
 _REMEDIES = {
     sqlite3.SQLITE_FULL: "free space on its disk",
@@ -35,3 +35,19 @@ class OutboxError(VlunaError):
         )
         error.busy = is_locked(cause)
         return error
+
+
+class MappedErrors:
+    """A block in which what SQLite and the file system raise becomes an `OutboxError`; entered any number of times."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (sqlite3.Error, OSError)):
+            raise OutboxError.of(self._path, error) from error

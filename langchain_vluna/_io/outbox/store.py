@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from langchain_vluna._core.exchange import Flow, Join
 from langchain_vluna._io import forks
-from langchain_vluna._io.outbox.failure import OutboxError
+from langchain_vluna._io.outbox.failure import MappedErrors, OutboxError
 from langchain_vluna._io.outbox.owner import Owner
 from langchain_vluna._io.outbox.schema import Durability, connect
 from langchain_vluna._io.outbox.writer import GroupWriter, Operation
@@ -49,6 +49,7 @@ class Outbox:
     ) -> None:
         self.path = path
         self.clock = clock
+        self._errors = MappedErrors(path)
         self._durability: Durability = "process" if path == ":memory:" else durability
         self._inherited: list[object] = []
         self._reset()
@@ -74,7 +75,8 @@ class Outbox:
         owner = self._owner
         if owner is not None:
             return owner.id
-        with self._fast():
+        with self._lock, self._errors:
+            self._connected()
             return self._own().id
 
     def ready(self) -> Flow[None]:
@@ -100,7 +102,8 @@ class Outbox:
         Raises:
             OutboxError: Also where another process holds the file longer (`busy`).
         """
-        with self._fast() as db:
+        with self._lock, self._errors:
+            db = self._connected()
             return _transaction(db, operation) if atomic else operation(db)
 
     def query(self, operation: Operation[T]) -> T:
@@ -194,37 +197,25 @@ class Outbox:
         self._reset()
 
     def _open(self) -> None:
-        with self._fast():
-            return
+        with self._lock, self._errors:
+            self._connected()
 
-    @contextmanager
-    def _fast(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                if self._db is None or self._owner is None:
-                    self._db = self._db or connect(self.path, self._durability, _FAST_WAIT)
-                    self._own()
-                yield self._db
-            except (sqlite3.Error, OSError) as error:
-                raise OutboxError.of(self.path, error) from error
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None or self._owner is None:
+            self._db = self._db or connect(self.path, self._durability, _FAST_WAIT)
+            self._own()
+        return self._db
 
     @contextmanager
     def _slow(self) -> Iterator[sqlite3.Connection]:
         if self.path == ":memory:":
-            with self._fast() as db:
-                yield db
+            with self._lock, self._errors:
+                yield self._connected()
             return
-        with self._slow_lock, self._mapped_errors():
+        with self._slow_lock, self._errors:
             if self._slow_db is None:
                 self._slow_db = connect(self.path, self._durability, _SLOW_WAIT)
             yield self._slow_db
-
-    @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise OutboxError.of(self.path, error) from error
 
     def _own(self) -> Owner:
         if self._owner is None:
@@ -244,7 +235,7 @@ class Outbox:
             return future
 
     def _result(self, future: Future[T]) -> T:
-        with self._mapped_errors():
+        with self._errors:
             return future.result()
 
     def _stop_writer(self) -> None:
