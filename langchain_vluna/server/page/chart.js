@@ -46,7 +46,7 @@ export class SpendChart {
       legend: { show: false },
       cursor: { points: { show: false }, y: false, drag: { setScale: false } },
       scales: { x: { range: [spend.since_ms / 1000, (spend.since_ms + spend.count * spend.step_ms) / 1000] }, y: { range: (_, low, high) => [0, Math.max(high * 1.08, 1)] } },
-      axes: [{ ...axis, size: 28, values: (_, ticks) => ticks.map((tick) => (spend.step_ms < 21600000 ? time(tick * 1000).slice(0, 5) : day(tick * 1000).split(",")[0])) }, { ...axis, size: 72, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? number(tick) : "")) }],
+      axes: [{ ...axis, size: 28, values: (_, ticks) => once(ticks.map((tick) => (spend.step_ms < 21600000 ? time(tick * 1000).slice(0, 5) : day(tick * 1000).split(",")[0]))) }, { ...axis, size: 72, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? number(tick) : "")) }],
       series: [{}, ...series],
       hooks: { setCursor: [(plot) => this.point(plot.cursor.left >= 0 ? plot.posToVal(plot.cursor.left, "x") : null)] },
     };
@@ -75,6 +75,8 @@ function stacked(spend) {
   return [times, ...layers.toReversed()];
 }
 
+// Four buckets a day would name each day four times.
+const once = (texts) => texts.map((text, index) => (text === texts[index - 1] ? "" : text));
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function swatch(index) {

@@ -3,7 +3,7 @@
 import { ask, follow } from "./api.js";
 import { SpendChart } from "./chart.js";
 import { card, h, priceLink, select, table } from "./dom.js";
-import { KINDS, customer, dollars, duration, gist, number, short, time } from "./words.js";
+import { KINDS, customer, dollars, duration, gist, number, short, when } from "./words.js";
 
 const SHOWN = 200;
 const COLUMNS = [["Time"], ["What"], ["Customer"], ["Feature"], ["Answer"], ["Run"]];
@@ -129,7 +129,7 @@ export function line(entry, fresh) {
   const [kind, tone] = KINDS[entry.kind] ?? [entry.kind, ""];
   const place = entry.root_run_id ?? entry.run_id ?? entry.lease_id;
   return h("tr", { class: fresh, "data-kind": entry.kind },
-    h("td", { class: "tight soft", title: new Date(entry.at_ms).toISOString() }, time(entry.at_ms)),
+    h("td", { class: "tight soft", title: new Date(entry.at_ms).toISOString() }, when(entry.at_ms)),
     h("td", { class: `kind ${tone}` }, kind),
     h("td", { class: customer(entry).length < 24 ? "tight" : "" }, customer(entry)),
     h("td", { class: (entry.feature_code ?? "").length < 30 ? "tight" : "" }, entry.feature_code ?? ""),

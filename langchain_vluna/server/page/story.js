@@ -2,7 +2,7 @@
 
 import { ask, follow } from "./api.js";
 import { h, priceLink, table } from "./dom.js";
-import { KINDS, count, customer, dollars, duration, hint, number, short, time, xusd } from "./words.js";
+import { KINDS, count, customer, dollars, duration, hint, number, short, when, xusd } from "./words.js";
 
 const MOST = 1000;
 
@@ -85,7 +85,7 @@ function step(entry, start) {
   const later = entry.at_ms - start;
   return h("li", { class: tone, "data-kind": entry.kind },
     h("span", { class: "kind" }, kind), " ", h("span", {}, saying(entry)), " ",
-    h("span", { class: "soft" }, later ? `+${duration(later / 1000)}` : time(entry.at_ms)),
+    h("span", { class: "soft" }, later ? `+${duration(later / 1000)}` : when(entry.at_ms)),
     entry.meters.length ? meters(entry) : null,
     entry.hints.length ? h("ul", { class: "hints" }, entry.hints.map((one) => h("li", {}, hint(one), " ", h("code", { class: "soft" }, one.type)))) : null,
     priceLink(entry));

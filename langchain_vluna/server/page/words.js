@@ -17,6 +17,9 @@ export function day(ms) {
   return new Date(ms).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 }
 
+// The time alone is enough for what happened today.
+export const when = (ms) => (new Date(ms).toDateString() === new Date().toDateString() ? time(ms) : day(ms));
+
 export function duration(seconds) {
   const size = Math.abs(seconds);
   if (size < 10 && !Number.isInteger(size)) return `${number(Math.round(size * 1000))} ms`;
