@@ -71,7 +71,7 @@ class ModelMeter:
     def finished(self, result: LLMResult, reports: usage.BatchReports, batch: object) -> UsageBody | None:
         """Return what a finished run is charged; `None` where that is nothing, such as an answer from a cache."""
         # The cache delivers no tokens one by one: a cost of 0 at the end of a stream is the provider's own word.
-        if usage.is_cache_hit(result) and not self._delivered.size:
+        if usage.is_cache_hit(result, self.spec.run_id) and not self._delivered.size:
             return None
         report = self._delivered.corrected(usage.read_result(result))
         reported = reports.settle(report, parent_run_id=batch, batch_size=self.batch_size)

@@ -47,16 +47,19 @@ def read_result(result: LLMResult) -> Reported:
     return replace(report, model=_model(result, generations), covers=_coverage(result, generations, report))
 
 
-def is_cache_hit(result: LLMResult) -> bool:
+def is_cache_hit(result: LLMResult, run_id: object = None) -> bool:
     """Whether a chat model's answer came from LangChain's LLM cache, which costs nothing.
 
     langchain-core marks it with `usage_metadata["total_cost"] == 0` and gives it no `llm_output`.
-    Plain LLMs fire no events for a hit at all.
+    Plain LLMs fire no events for a hit at all. With a cache in memory the mark is made on the very answer that
+    was stored, maybe before its own run ends: an answer named after `run_id` is no hit.
     """
     if result.llm_output:
         return False
-    found = [_usage_metadata(generation) for choices in result.generations for generation in choices]
-    return any(isinstance(usage, Mapping) and usage.get("total_cost") == 0 for usage in found)
+    generations = [generation for choices in result.generations for generation in choices]
+    found = [_usage_metadata(generation) for generation in generations]
+    marked = any(isinstance(usage, Mapping) and usage.get("total_cost") == 0 for usage in found)
+    return marked and not any(_is_named_after(run_id, generation) for generation in generations)
 
 
 def usage_from_outputs(outputs: object) -> Usage | None:
@@ -143,6 +146,11 @@ def _coverage(result: LLMResult, generations: list[Generation], report: Reported
     if report.is_whole:
         return "request" if _counts_within(result.llm_output) is not None else "run"
     return "elsewhere" if result.llm_output is not None and result.llm_output.get("token_usage") == {} else "run"
+
+
+def _is_named_after(run_id: object, generation: Generation) -> bool:
+    message_id = getattr(getattr(generation, "message", None), "id", None)
+    return run_id is not None and isinstance(message_id, str) and str(run_id) in message_id
 
 
 def _model(result: LLMResult, generations: list[Generation]) -> str | None:

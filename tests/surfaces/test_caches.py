@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.language_models.fake import FakeListLLM
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.support.billing import Till
@@ -26,6 +29,7 @@ def test_a_cached_answer_is_free(till: Till, name: str, colour: str) -> None:
     assert str(getattr(answers[0], "content", answers[0])) == str(getattr(answers[2], "content", answers[2]))
     ratings = till.ratings()
     assert 1 == len(ratings)
+    till.unpaid = 2
     assert sorted(["closed", "canceled", "canceled"]) == sorted(view.state for view in till.ledger.leases())
 
 
@@ -49,6 +53,7 @@ def test_a_provider_that_reports_no_cost_at_all_is_no_cache(till: Till, mode: st
             list(model.stream("q", till.config()))
         else:
             model.invoke("q", till.config())
+    till.unpaid = 0 if mode == "stream" else 1
     assert (2 if mode == "stream" else 1) == model.calls == len(till.ratings())
 
 
@@ -57,3 +62,24 @@ def test_a_stream_that_a_provider_gives_away_is_charged(till: Till) -> None:
     usage: Any = {"input_tokens": 10, "output_tokens": 3, "total_tokens": 13, "total_cost": 0}
     list(ScriptedChatModel(usage=usage).stream("q", till.config()))
     till.assert_exact()
+
+
+class Nameless(ScriptedChatModel):
+    """Tells nothing beside its answer, as ChatOllama and ChatBedrockConverse do."""
+
+    def _whole(self, message: AIMessage) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+async def test_a_hit_that_overtakes_its_answer_s_end_makes_it_not_free(till: Till) -> None:
+    """A cache in memory marks the stored answer itself, maybe before the run that made it is told to have ended."""
+    model = Nameless(cache=InMemoryCache())
+
+    async def ask(late: int) -> None:
+        for _ in range(late):
+            await asyncio.sleep(0)
+        await model.ainvoke("q", till.unwitnessed())
+
+    await asyncio.gather(*(ask(late) for late in range(30)))
+    assert 30 > model.calls
+    assert model.calls == len(await asyncio.to_thread(settled_sync, till))
