@@ -1,4 +1,4 @@
-"""Builds the wheel, installs it alone in a new environment and imports every public name from there."""
+"""Builds the wheel, installs it alone in a new environment, imports every public name and tries the command line."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ with package.Gate.local() as gate:
 print(f"wheel of langchain-vluna {package.__version__}: {len(package.__all__)} public names import from it alone")
 """
 
+COMMANDS = ("--version", "serve --help", "grant customer_123 5usd", "doctor")
+"""In this order, in an empty folder: `doctor` looks at what `grant` has made."""
+
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -41,6 +44,11 @@ def main() -> None:
         python = str(place / "env" / "bin" / "python")
         subprocess.run([python, *PIP, "install", str(wheel)], check=True)
         subprocess.run([python, "-I", "-c", CHECK], check=True, cwd=place)
+        subprocess.run([python, *PIP, "install", f"{wheel}[cli,server]"], check=True)
+        for command in COMMANDS:
+            program = str(place / "env" / "bin" / "langchain-vluna")
+            subprocess.run([program, *command.split()], check=True, cwd=place, stdout=subprocess.DEVNULL)
+        print(f"its command line does {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":
