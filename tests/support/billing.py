@@ -22,6 +22,7 @@ from langchain_vluna._core.types import HttpRequest, HttpResponse
 from langchain_vluna._io.local import Generation
 from tests.conformance.record import RecordingGate, scenario_of
 from tests.conformance.replay import START, Replay, open_gate
+from tests.support.conservation import rows_of
 from tests.support.gate_server import serve
 
 __all__ = ["CUSTOMER", "GRANT", "MODEL", "USER", "Stand", "Till", "Witness", "tokens_of"]
@@ -150,6 +151,8 @@ class Till:
     """Of `LocalGate`."""
     grant: int = GRANT
     """What the customer has."""
+    unpaid: int = 0
+    """Model runs that a test ends on purpose so that they cost nothing; any other such run fails it."""
 
     def __post_init__(self) -> None:
         self.ledger = RecordingGate(generation=self.generation, clock=lambda: START, **self.ledger_options)
@@ -189,7 +192,19 @@ class Till:
 
     def close(self) -> None:
         self.gate.close()
+        silent = self.uncharged()
         self.ledger.close()
+        assert self.unpaid == len(silent), f"charged nothing in silence: {silent}"
+
+    def uncharged(self) -> dict[str, Seen]:
+        """Return the model runs that ended with usage and are neither applied nor alarmed nor pending."""
+        known = {rating.labels.get("run_id") for rating in self.ledger.ratings()}
+        known |= {row.run_id for row in rows_of(self.gate) if row.usage is not None}
+        return {
+            run_id: seen
+            for run_id, seen in self.witness.finished("model").items()
+            if seen.tokens is not None and run_id not in known
+        }
 
     # --- the ledger's word
 

@@ -329,3 +329,4 @@ def test_an_end_that_cannot_be_recorded_takes_no_answer_away(
     assert 1 == len(till.witness.finished("model"))
     assert [] == settled_sync(till)
     assert "an end event could not be recorded" in caplog.text
+    till.unpaid = 1

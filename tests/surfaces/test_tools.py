@@ -202,6 +202,7 @@ def test_a_step_is_charged_once_however_often_it_is_resumed(till: Till, colour: 
     perform(runnable, Command(resume="two"), colour, config)
     assert ["thought", "thought"] == calls
     assert 3 == len(settled_sync(till))
+    till.unpaid = 1
 
 
 def test_a_tool_the_gate_does_not_know_is_named_in_the_error(make_till: MakeTill) -> None:
