@@ -12,7 +12,7 @@ import pytest
 
 from langchain_vluna._core.errors import GateRejected, GateUnavailable
 from langchain_vluna._core.run import Event, State
-from langchain_vluna._core.types import Identity, Lease
+from langchain_vluna._core.types import HttpResponse, Identity, Lease
 from langchain_vluna._io.outbox import rows
 from langchain_vluna._io.relay.settlement import Unsettled, groups
 from tests.support.outbox import CUSTOMER, intend, usage
@@ -157,6 +157,19 @@ def test_wrong_credentials_make_rows_wait(bench: Workbench):
     with pytest.raises(Unsettled, match="signature"):
         bench.settle(row)
     assert State.COMMITTING is bench.state("a")
+
+
+@pytest.mark.parametrize("status", [302, 404, 405, 407, 408, 421])
+def test_an_answer_that_is_not_the_gate_s_makes_rows_wait(bench: Workbench, status: int):
+    """A page of a proxy, or a redirect while somebody is at work on the server, is no word on the charge."""
+    row, gate = bench.used("a", 7), bench.wire.gate
+    bench.wire.gate = _Sending(lambda _: HttpResponse(status, {}, b"<html>"))  # type: ignore[assignment]
+    with pytest.raises(Unsettled):
+        bench.settle(row)
+    assert State.COMMITTING is bench.state("a")
+    bench.wire.gate = gate
+    bench.settle(row)
+    assert {"a-c": 7} == bench.applied()
 
 
 @pytest.mark.parametrize("how", ["canceled", "expired", "unknown"])

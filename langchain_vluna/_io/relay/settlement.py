@@ -25,7 +25,6 @@ from langchain_vluna._core.errors import (
     GateProtocolError,
     GateRejected,
     GateUnavailable,
-    IdempotencyConflict,
     VlunaError,
 )
 from langchain_vluna._core.exchange import Flow
@@ -39,7 +38,8 @@ __all__ = ["Outcome", "Settlement", "Unsettled"]
 
 _LEASE_LIFE = 12 * 3600.0
 _OLD = 11 * 3600.0
-_RETRYABLE_STATUS = frozenset({401, 403, 404})
+_FINAL_STATUS = frozenset({400, 409, 413, 422, 431})
+"""Refusals of what was sent. Whatever else refuses is not the gate, or does not know us."""
 _UNPROCESSABLE = 422
 _VOID_TRIES = 8
 
@@ -214,8 +214,8 @@ class Settlement:
         if isinstance(error, GateDenied):
             if error.reason != "entitlement":
                 raise Unsettled(error) from error
-        elif not isinstance(error, IdempotencyConflict) and error.status in _RETRYABLE_STATUS:
-            # Credentials and addresses are mended by people; the charge waits for them.
+        elif error.status is not None and error.status not in _FINAL_STATUS:
+            # Credentials, addresses and proxies are mended by people; the charge waits for them.
             raise Unsettled(error) from error
 
     def _advance(self, event: Event, *outcomes: Outcome, **changes: Any) -> Flow[None]:
