@@ -40,6 +40,9 @@ class GatedEmbeddings(Embeddings):
     ) -> None:
         """Wrap embeddings; who pays is found as for the callback handler.
 
+        LangChain hides a call's metadata below a retriever that is called by itself or in a batch: there, name the
+        customer with `gate.identity`, and leave `principal_id` out where many customers share the embeddings.
+
         Raises:
             ConfigurationError: A value cannot be sent to the gate.
         """

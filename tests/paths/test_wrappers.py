@@ -191,6 +191,19 @@ def test_works_in_a_vector_store(embedding_till: Till):
     assert 2 == len(embedding_till.ratings())
 
 
+def test_below_a_retriever_in_a_batch_the_customer_is_told_by_identity(embedding_till: Till):
+    """There LangChain hides the call's metadata: without an identity the search is refused, not charged to anybody."""
+    till = embedding_till
+    till.ledger.grant("by_identity", GRANT)
+    store = InMemoryVectorStore(wrapped(till, principal_id=None))
+    chain = store.as_retriever() | RunnableLambda(str)
+    with pytest.raises(ConfigurationError, match="no principal"):
+        chain.batch(["one", "two"], {"metadata": {"vluna_principal_id": CUSTOMER}})
+    with till.gate.identity(principal_id="by_identity"):
+        chain.batch(["one", "two"])
+    assert ["by_identity", "by_identity"] == [rating.principal_id for rating in till.ratings()]
+
+
 @pytest.mark.parametrize("code", ["", "UPPER CASE", "a..b"])
 def test_a_feature_code_the_gate_cannot_take_is_refused(till: Till, code: str):
     """A feature code is checked when the wrapper is made."""
