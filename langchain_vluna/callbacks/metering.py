@@ -173,5 +173,5 @@ class ToolMeter:
         if self._how == "seconds":
             return math.ceil(time.monotonic() - self._started)
         if self._how == "bytes":
-            return len(str(getattr(output, "content", output)).encode())
+            return len(str(getattr(output, "content", output)).encode("utf-8", "surrogatepass"))
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from langchain_core.tools import tool
 
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.support.billing import MODEL, Till
@@ -25,3 +26,15 @@ def test_what_a_callable_says_wrong_charges_the_tokens(till: Till, own: object) 
     handler = till.handler(meters=lambda _usage, _feature: own)
     ScriptedChatModel().invoke("Hello", till.config(handler))
     till.assert_exact()
+
+
+def test_bytes_of_text_that_was_cut_badly_are_counted(till: Till) -> None:
+    """Half a surrogate pair in a tool's output is three bytes, and no reason to charge one call instead."""
+
+    @tool
+    def search(query: str) -> str:
+        """Search."""
+        return f"{query} \ud800"
+
+    search.invoke({"query": "q"}, till.unwitnessed(till.handler(tools={"search": "bytes"})))
+    assert [(5, "reported")] == [(rating.quantity, rating.labels["usage_source"]) for rating in till.ratings()]
