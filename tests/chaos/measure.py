@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import re
-import statistics
 import sys
 import tempfile
 import threading
@@ -16,11 +15,14 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackHandler
 
 from langchain_vluna import Gate, GateDenied, LocalGate, VlunaCallbackHandler
-from langchain_vluna._core.types import HttpRequest, HttpResponse
+from langchain_vluna._core.run import Event, State
+from langchain_vluna._core.types import HttpRequest, HttpResponse, Identity
+from langchain_vluna._io.client.drivers import drive
+from langchain_vluna._io.outbox import Outbox, Row, rows
 from langchain_vluna.testing.models import ScriptedChatModel
 from tests.chaos.memory import PromptGate
 
-__all__ = ["cost", "end_to_settled", "overspend"]
+__all__ = ["cost", "end_to_settled", "overspend", "writes"]
 
 FEATURE = "scripted.scripted-1"
 AUTHORIZE, COMMIT, ITEM = 0.010, 0.026, 0.020
@@ -95,7 +97,7 @@ def _ledger(path: str, grant: int = 10**12) -> LocalGate:
 def end_to_settled(*, runs: int, every: float, distant: bool) -> list[float]:
     """Return, sorted, the seconds from the end of a run until the gate has charged it, at a steady rate of runs."""
     with tempfile.TemporaryDirectory() as folder:
-        line, ends = Distant(_ledger(f"{folder}/ledger.db"), near=not distant), Ends()
+        line, ends = Distant(_ledger(":memory:"), near=not distant), Ends()
         gate = Gate(line, outbox=f"{folder}/vluna.outbox", wire="tutorial", deny_memo=0)
         config: Any = {"callbacks": [VlunaCallbackHandler(gate, principal_id="customer"), ends]}
 
@@ -140,8 +142,8 @@ def overspend(*, max_unsettled: int, at_once: int, settle: float) -> int:
     return runs
 
 
-def cost(*, outbox: str | None, durability: Any, runs: int, at_once: int) -> tuple[float, float]:
-    """Return the seconds per run, by the clock and of CPU, with a gate that answers at once."""
+def cost(*, outbox: str | None, durability: Any, runs: int) -> float:
+    """Return the seconds of CPU per run, 50 at a time, with a gate that answers at once."""
     gate = Gate(PromptGate(), wire="tutorial", outbox=outbox or ":memory:", durability=durability, max_unsettled=10**6)
     handler = VlunaCallbackHandler(gate, principal_id="customer")
     model = ScriptedChatModel()
@@ -151,15 +153,37 @@ def cost(*, outbox: str | None, durability: Any, runs: int, at_once: int) -> tup
             await model.ainvoke("hello", {"callbacks": [handler]})
 
     async def load(count: int) -> None:
-        await asyncio.gather(*(some(count // at_once) for _ in range(at_once)))
+        await asyncio.gather(*(some(count // 50) for _ in range(50)))
 
-    asyncio.run(load(at_once * 5))
-    began, used = time.perf_counter(), time.process_time()
+    asyncio.run(load(250))
+    used = time.process_time()
     asyncio.run(load(runs))
     gate.flush(30)
-    result = (time.perf_counter() - began) / runs, (time.process_time() - used) / runs
+    seconds = time.process_time() - used
     gate.close()
-    return result
+    return seconds / runs
+
+
+def writes(path: str, durability: Any, *, runs: int) -> list[float]:
+    """Return, sorted, the seconds that each of the three writes takes for which a run waits."""
+    outbox = Outbox(path, durability=durability)
+    took: list[float] = []
+
+    def write(operation: Any) -> None:
+        began = time.perf_counter()
+        drive(outbox.record(operation), PromptGate(), time.sleep)
+        took.append(time.perf_counter() - began)
+
+    for number in range(runs):
+        attempt, ask = f"{number:032}", {"feature_code": FEATURE}
+        row = Row(attempt, Identity("customer"), attempt, attempt, ask, owner=outbox.owner_id, due=outbox.clock())
+        usage = {"usage": {"feature_code": FEATURE, "quantity_minor": "17"}}
+        write(lambda db, row=row: rows.begin(db, row))
+        write(lambda db, at=attempt: rows.advance(db, at, Event.ADMITTED, {"handle": "lease"}, State.ASKING))
+        write(lambda db, at=attempt, usage=usage: rows.advance(db, at, Event.USED, usage, State.OPEN))
+        outbox.apply(lambda db, at=attempt: rows.advance(db, at, Event.COMMITTED, {}, State.COMMITTING))  # type: ignore[misc]
+    outbox.close()
+    return sorted(took)
 
 
 def main() -> int:
@@ -170,18 +194,21 @@ def main() -> int:
         where = "a gate with the latency of a real one" if distant else "the local gate in process"
         say(f"  {where}: p50 {_ms(times, 0.5)}, p99 {_ms(times, 0.99)}, at most {_ms(times, 1.0)}")
     say("runs of a customer who has money for less than one, max_unsettled 1, 10, 100:")
-    for settle, where in ((COMMIT, "a gate that settles in 26 ms"), (3.0, "a gate that settles in 3 s")):
+    for settle, where in ((COMMIT, "a gate that settles in 26 ms"), (6.0, "a gate that settles in 6 s")):
         for at_once in (1, 10):
             counts = [overspend(max_unsettled=most, at_once=at_once, settle=settle) for most in (1, 10, 100)]
             say(f"  {where}, {at_once} at a time: {counts}")
-    say("one run with its settlement, microseconds by the clock and of CPU:")
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        for at_once in (1, 50):
-            for name, durability in ((":memory:", "process"), ("process", "process"), ("power", "power")):
-                path = None if name == ":memory:" else f"{folder}/{name}{at_once}.outbox"
-                measured = [cost(outbox=path, durability=durability, runs=500, at_once=at_once) for _ in range(3)]
-                wall, cpu = min(w for w, _ in measured), statistics.median(c for _, c in measured)
-                say(f"  {at_once:3} at a time, {name:8}: {1e6 * wall:6.0f} {1e6 * cpu:6.0f}")
+        say("each of the three writes that a run waits for, in microseconds:")
+        for durability in ("process", "power"):
+            took = writes(f"{folder}/{durability}.writes", durability, runs=500)
+            p50, p99 = (1e6 * took[int(len(took) * quantile)] for quantile in (0.5, 0.99))
+            say(f"  {durability:8}: p50 {p50:.0f}, p99 {p99:.0f}")
+        say("one run with its settlement, 50 at a time, in microseconds of CPU:")
+        for name in (":memory:", "process", "power"):
+            path = None if name == ":memory:" else f"{folder}/{name}.outbox"
+            durability = "power" if name == "power" else "process"
+            say(f"  {name:8}: {1e6 * min(cost(outbox=path, durability=durability, runs=500) for _ in range(4)):.0f}")
     return 0
 
 
