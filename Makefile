@@ -61,6 +61,7 @@ chaos: $(VENV)/.installed-test  ## kill processes and break connections, at leng
 	@$(bin)/python -m tests.chaos.crash --runs 500
 	@$(bin)/python -m tests.faults --runs 10000
 	@$(bin)/python -m tests.faults.processes --kills 100
+	@$(bin)/python -m tests.chaos.memory --runs 100000
 
 fuzz: $(VENV)/.installed-test  ## a million requests to the local gate, whose books must balance
 	@$(bin)/python -m tests.fuzz --requests 1000000
