@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from langchain_vluna._core.config import RetryPolicy, Settings
 
-__all__ = ["Effect", "Endpoint", "Flow", "Join", "Send", "Sources", "Wait", "backoff", "exchange"]
+__all__ = ["Effect", "Endpoint", "Flow", "Join", "Send", "Sources", "Turn", "Wait", "backoff", "exchange"]
 
 _CONTENT_TYPE = "application/json; charset=utf-8"
 _SECONDS_PER_ITEM = 0.05
@@ -56,7 +56,12 @@ class Join:
     future: Future[Any]
 
 
-Effect = Send | Wait | Join
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Let others go first where many begin at once on one event loop."""
+
+
+Effect = Send | Wait | Join | Turn
 T = TypeVar("T")
 Flow = Generator[Effect, Any, T]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from langchain_core.callbacks import BaseCallbackHandler
 
 from langchain_vluna._core.errors import ConfigurationError, GateRejected, VlunaError
-from langchain_vluna._core.exchange import Flow
+from langchain_vluna._core.exchange import Flow, Turn
 from langchain_vluna.callbacks.advice import advised
 from langchain_vluna.callbacks.colour import TwoColoured, never_raises
 from langchain_vluna.gate import Bill, Gate
@@ -150,18 +150,14 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         self, loop: Loop, serialized: dict[str, Any] | None, messages: Sequence[Any], **params: Any
     ) -> Flow[None]:
         """Ask the gate whether a chat model may run."""
-        started = self._describe.started(serialized, params)
-        meter = self._describe.model_run(started, self._options, self._engine.tree, messages, params)
-        yield from self._start(meter, loop)
+        yield from self._start_model(loop, serialized, messages, params)
 
     @TwoColoured
     def on_llm_start(
         self, loop: Loop, serialized: dict[str, Any] | None, prompts: Sequence[str], **params: Any
     ) -> Flow[None]:
         """Ask the gate whether a plain LLM may run."""
-        started = self._describe.started(serialized, params)
-        meter = self._describe.model_run(started, self._options, self._engine.tree, prompts, params)
-        yield from self._start(meter, loop)
+        yield from self._start_model(loop, serialized, prompts, params)
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: Any, **_: Any) -> None:
         """Count what a stream delivers."""
@@ -253,8 +249,7 @@ class VlunaCallbackHandler(BaseCallbackHandler):
         started = self._describe.started(serialized, params)
         self._engine.tree.begin(started.run_id, started.parent_run_id, started.namespace)
         if params.get("run_type") == "llm":
-            meter = self._describe.model_run(started, self._options, self._engine.tree, inputs, params)
-            yield from self._start(meter, loop)
+            yield from self._start_model(loop, serialized, inputs, params)
 
     @TwoColoured
     @never_raises
@@ -267,20 +262,25 @@ class VlunaCallbackHandler(BaseCallbackHandler):
 
     on_chain_error = on_tool_error
 
+    def _start_model(self, loop: Loop, serialized: Any, prompts: Any, params: dict[str, Any]) -> Flow[None]:
+        yield Turn()
+        started = self._describe.started(serialized, params)
+        meter = self._describe.model_run(started, self._options, self._engine.tree, prompts, params)
+        yield from self._start(meter, loop)
+
     def _start_tool(self, loop: Loop, started: Started, *, kind: RunKind, name: str, inputs: object) -> Flow[None]:
         meter = self._describe.tool_run(started, self._options, self._engine.tree, kind=kind, name=name, inputs=inputs)
         self._engine.tree.begin(
             started.run_id, started.parent_run_id, started.namespace, tool_call_id=started.tool_call_id
         )
         if meter is not None:
+            yield Turn()
             yield from self._start(meter, loop)
             meter.admitted()
 
     def _start(self, meter: ModelMeter | ToolMeter, loop: Loop) -> Flow[None]:
-        wants_fallback = self._engine.policy.on_orphan == "bill_estimate" and isinstance(
-            meter, self._describe.ModelMeter
-        )
-        fallback = meter.fallback() if wants_fallback else None  # type: ignore[union-attr]
+        estimates = self._engine.policy.on_orphan == "bill_estimate"
+        fallback = meter.fallback() if estimates and isinstance(meter, self._describe.ModelMeter) else None
         try:
             yield from self._engine.start(meter.spec, meter=meter, fallback=fallback, loop=loop)
         except VlunaError as error:

@@ -26,6 +26,7 @@ from langchain_vluna._core.errors import (
 from langchain_vluna._core.exchange import Effect, Flow, Join, Send, Wait
 from langchain_vluna._core.types import BatchItem, HttpRequest, Identity, Lease
 from langchain_vluna._io.client import Client, Verbs, adrive, drive, system_sources
+from langchain_vluna._io.client.turnstile import Turnstiles
 from tests.support.scripted_transport import Answer, ScriptedTransport, answer, mismatch, refusal
 
 SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -70,7 +71,7 @@ class Drivers:
         async def sleep(seconds: float) -> None:
             self.waits.append(seconds)
 
-        return await adrive(flow, self.transport, sleep)
+        return await adrive(flow, self.transport, sleep, Turnstiles().turn)
 
 
 def client(*script: Answer, **options: Any) -> tuple[Client, ScriptedTransport, list[float]]:
@@ -491,7 +492,7 @@ def test_a_cancelled_task_closes_its_flow():
         await asyncio.get_running_loop().create_future()
 
     async def main() -> None:
-        task = asyncio.create_task(adrive(flow(), ScriptedTransport(), forever))
+        task = asyncio.create_task(adrive(flow(), ScriptedTransport(), forever, Turnstiles().turn))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

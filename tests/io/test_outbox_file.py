@@ -17,6 +17,7 @@ import pytest
 from langchain_vluna._core.errors import VlunaError
 from langchain_vluna._core.run import Event, State
 from langchain_vluna._io.client import adrive, drive
+from langchain_vluna._io.client.turnstile import Turnstiles
 from langchain_vluna._io.outbox import Outbox, OutboxError, Row, rows, schema
 from tests.support.outbox import CUSTOMER, advance, end, opened, read
 from tests.support.scripted_transport import ScriptedTransport
@@ -330,7 +331,9 @@ def test_power_is_written_by_one_thread_in_groups(path: str):
         flows = [record(outbox, f"{number:03}") for number in range(200)]
         flows.append(record(outbox, "000"))
         transport = ScriptedTransport()
-        return await asyncio.gather(*(adrive(flow, transport, asyncio.sleep) for flow in flows), return_exceptions=True)
+        turn = Turnstiles().turn
+        driven = (adrive(flow, transport, asyncio.sleep, turn) for flow in flows)
+        return await asyncio.gather(*driven, return_exceptions=True)
 
     for _ in range(2):  # one outbox under two event loops, one after the other
         results = asyncio.run(many())

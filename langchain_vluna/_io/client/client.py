@@ -15,6 +15,7 @@ from langchain_vluna._core.exchange import Endpoint, Flow, Sources, exchange
 from langchain_vluna._core.types import Call, Transport
 from langchain_vluna._core.wire import Reply, WireState
 from langchain_vluna._io.client.drivers import adrive, drive
+from langchain_vluna._io.client.turnstile import Turnstiles
 from langchain_vluna._io.client.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Client(Verbs):
         self._sources = system_sources() if sources is None else sources
         self._sleep = sleep
         self._asleep = asleep
+        self._turnstiles = Turnstiles()
 
     def __repr__(self) -> str:
         return f"Client(realm={self._endpoint.realm_id!r}, key={self._endpoint.key_id!r}, {self.state!r})"
@@ -89,4 +91,4 @@ class Client(Verbs):
         return drive(flow, self._transport, self._sleep)
 
     async def aperform(self, flow: Flow[T]) -> T:
-        return await adrive(flow, self._transport, self._asleep)
+        return await adrive(flow, self._transport, self._asleep, self._turnstiles.turn)

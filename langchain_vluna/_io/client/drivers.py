@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_vluna._core.errors import TransportFailure
-from langchain_vluna._core.exchange import Flow, Join, Send, Wait
+from langchain_vluna._core.exchange import Flow, Join, Send, Turn, Wait
 from langchain_vluna._core.types import Transport
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def drive(flow: Flow[T], transport: Transport, sleep: Callable[[float], None]) -
                 case Join(future):
                     _wait(future)
                     effect = next(flow)
+                case Turn():
+                    effect = next(flow)
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -44,7 +46,12 @@ def drive(flow: Flow[T], transport: Transport, sleep: Callable[[float], None]) -
         flow.close()
 
 
-async def adrive(flow: Flow[T], transport: Transport, sleep: Callable[[float], Awaitable[None]]) -> T:
+async def adrive(
+    flow: Flow[T],
+    transport: Transport,
+    sleep: Callable[[float], Awaitable[None]],
+    turn: Callable[[], Awaitable[None]],
+) -> T:
     """Run `flow` to its end without blocking the event loop."""
     try:
         effect = next(flow)
@@ -62,6 +69,9 @@ async def adrive(flow: Flow[T], transport: Transport, sleep: Callable[[float], A
                     effect = next(flow)
                 case Join(future):
                     await _done(future)
+                    effect = next(flow)
+                case Turn():
+                    await turn()
                     effect = next(flow)
     except StopIteration as stop:
         result: T = stop.value
