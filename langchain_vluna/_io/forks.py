@@ -12,7 +12,7 @@ import threading
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["Forking", "track"]
+__all__ = ["Forking", "Lock", "track"]
 
 
 class Forking(Protocol):
@@ -63,3 +63,30 @@ if hasattr(os, "register_at_fork"):
 def track(one: Forking) -> None:
     """Call `one` around each fork for as long as somebody holds it."""
     _TRACKED.add(one)
+
+
+class Lock:
+    """A lock that a child process always finds open: whoever held it in the parent is not there to open it.
+
+    For short changes of memory alone, of which a child can bear to see half.
+    """
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        track(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> None:
+        """Nothing has to be let go of."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Open it for the child."""
+        if in_child:
+            self._lock = threading.Lock()

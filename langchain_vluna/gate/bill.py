@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
 from langchain_vluna._core.types import CommitLine, Hint, Usage
+from langchain_vluna._io import forks
 
 __all__ = ["Bill", "BillKey", "Bills"]
 
@@ -26,8 +26,9 @@ class Bill:
     `print` shows it as text; with rich installed, `rich.print` shows a table.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, lock: forks.Lock) -> None:
+        """Bills of a gate share a lock."""
+        self._lock = lock
         self._tokens = 0
         self._quantities: Counter[str] = Counter()
         self._meters: Counter[str] = Counter()
@@ -193,7 +194,8 @@ class Bills:
     """The bills of a gate: of those that nobody holds, the most recently used are kept."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
+        self._bill_lock = forks.Lock()
         self._recent: OrderedDict[BillKey, Bill] = OrderedDict()
         self._held: WeakValueDictionary[BillKey, Bill] = WeakValueDictionary()
 
@@ -202,7 +204,7 @@ class Bills:
         with self._lock:
             bill = self._recent.get(key) or self._held.get(key)
             if bill is None:
-                bill = self._held[key] = Bill()
+                bill = self._held[key] = Bill(self._bill_lock)
             self._recent[key] = bill
             self._recent.move_to_end(key)
             while len(self._recent) > _MOST:

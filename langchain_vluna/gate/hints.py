@@ -17,7 +17,6 @@ next runs of the customer with that feature.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Literal, get_args
 
 from langchain_vluna._core.errors import ConfigurationError, DenialReason, GateDenied
 from langchain_vluna._core.types import Hint, Identity
+from langchain_vluna._io import forks
 from langchain_vluna.gate.ambient import can_degrade
 
 __all__ = ["Advice", "Degraded", "HintAction", "OnHint"]
@@ -91,7 +91,7 @@ class Advice:
         self._brief = brief
         self._clock = clock
         self._revision = revision
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._logged: set[tuple[str, str, str]] = set()
         self._standing: OrderedDict[tuple[Identity, str], _Standing] = OrderedDict()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from langchain_vluna._core.errors import GateDenied
 from langchain_vluna._core.types import Commit, Hint, Identity
+from langchain_vluna._io import forks
 from langchain_vluna._io.relay import Outcome
 from langchain_vluna.gate.alarm import Alarm
 from langchain_vluna.gate.bill import Bill, BillKey, Bills
@@ -49,7 +49,7 @@ class Observers:
         self._advice = advice
         self._on_alarm = on_alarm
         self._settled = settled
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._tabs: OrderedDict[str, _Tab] = OrderedDict()
         self._released: OrderedDict[str, None] = OrderedDict()
         self.alarm_counts: Counter[tuple[str, str, str]] = Counter()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from langchain_vluna._io import forks
 from langchain_vluna.gate.spec import RunId
 
 __all__ = ["RunTree"]
@@ -33,7 +33,7 @@ class RunTree:
     """The runs that have begun and may have children, bounded: some never end."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._nodes: OrderedDict[RunId, _Node] = OrderedDict()
         self._steps: OrderedDict[RunId, tuple[_Node, int]] = OrderedDict()
 

@@ -33,6 +33,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 from typing_extensions import override
 
+from langchain_vluna._io import forks
+
 __all__ = ["Response", "ScriptedChatModel"]
 
 Response: TypeAlias = str | AIMessage | BaseException | Callable[[list[BaseMessage]], str | AIMessage]
@@ -45,7 +47,7 @@ class _Script:
     """Where the script stands. Copies of a model share it, so that calls are counted in one place."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self.calls = 0
         self.released = threading.Event()
 

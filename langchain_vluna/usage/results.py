@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
 from langchain_vluna._core.types import Usage
+from langchain_vluna._io import forks
 from langchain_vluna.usage.estimates import generation_size
 from langchain_vluna.usage.reported import Coverage, Reported, read_counts, read_usage_metadata
 
@@ -91,7 +91,7 @@ class BatchReports:
     _CAPACITY = 256
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._open: OrderedDict[Hashable, int] = OrderedDict()
 
     def settle(self, report: Reported, *, parent_run_id: Hashable, batch_size: int) -> Reported:

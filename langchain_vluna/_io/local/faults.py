@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,6 +12,7 @@ from langchain_vluna._core.errors import TransportFailure
 from langchain_vluna._core.ledger.answers import failure
 from langchain_vluna._core.ledger.model import Refusal
 from langchain_vluna._core.types import HttpRequest, HttpResponse
+from langchain_vluna._io import forks
 from langchain_vluna._io.local.routing import response
 
 __all__ = ["Fault", "FaultKind", "Faults", "Step"]
@@ -85,7 +85,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._armed: list[Fault] = []
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
 
     def arm(self, kind: FaultKind, *, on: str, times: int, seconds: float) -> Fault:
         fault = Fault(kind, on=on, times=times, seconds=seconds, disarm=self._disarm)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from langchain_vluna._core.errors import ConfigurationError, TransportFailure
 from langchain_vluna._core.ledger.model import Rules
 from langchain_vluna._core.signing import decode_secret
 from langchain_vluna._core.types import HttpRequest, HttpResponse, Verb
+from langchain_vluna._io import forks
 from langchain_vluna._io.local.admin import Admin
 from langchain_vluna._io.local.auth import Generation, Verifier
 from langchain_vluna._io.local.faults import Fault, FaultKind, Faults, Step
@@ -97,7 +97,7 @@ class LocalGate(Admin):
         self._ahead = 0.0
         self._changes = 0
         self._faults = Faults()
-        self._counting = threading.Lock()
+        self._counting = forks.Lock()
         self._requests: Counter[str] = Counter(dict.fromkeys(_VERBS, 0))
         store = Store(self.path, now_ms=self._now)
         super().__init__(store, now_ms=self._now)

@@ -7,7 +7,6 @@ refusal undoes its own transaction and is written after it.
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from langchain_vluna._core.ledger.fields import is_uuid
 from langchain_vluna._core.ledger.fields import labels as normal_labels
 from langchain_vluna._core.ledger.model import Refusal, Rules
 from langchain_vluna._core.types import HttpRequest
+from langchain_vluna._io import forks
 from langchain_vluna._io.local.auth import normal_headers
 from langchain_vluna._io.local.store import Busy, Store
 from langchain_vluna._io.local.tables import Tables
@@ -127,7 +127,7 @@ class Journal:
         self._rules = rules
         self._now_ms = now_ms
         self._waiting: deque[Callable[[Tables], None]] = deque(maxlen=_WAITING)
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
 
     def refused(self, request: HttpRequest, verb: str | None, refusal: Refusal) -> None:
         witness, said = self._witness(request, verb), stated(_body(request.content), self._rules)

@@ -13,11 +13,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from langchain_vluna._core.errors import ConfigurationError
+from langchain_vluna._io import forks
 from langchain_vluna._io.local.schema import MIGRATIONS
 
 __all__ = ["Busy", "Store"]
@@ -27,6 +28,7 @@ _PAUSE = 0.001
 _LOG_PAGES: Final = 4000
 """Of 4 KiB, before the log is written back. That waits for the disk, and a request makes some 20 pages."""
 _OPEN_BUSY_MS = 30_000
+_FORK_WAIT = 5.0
 _SWITCH_ATTEMPTS = 200
 _SWITCH_PAUSE = 0.01
 
@@ -40,13 +42,15 @@ class Store:
         self.path = path
         self.in_memory = path == ":memory:"
         self._now_ms = now_ms
-        self._lock = threading.Lock()
+        self._lock, self._looking = threading.Lock(), threading.Lock()
+        self._held: list[threading.Lock] = []
         self._connection: sqlite3.Connection | None = None
         self._finalizer: weakref.finalize[..., Store] | None = None
         self._process = os.getpid()
         self._inherited: list[sqlite3.Connection] = []
         with self._lock:
             self._open()
+        forks.track(self)
 
     @contextmanager
     def transaction(self, *, wait: float = 0) -> Iterator[sqlite3.Connection]:
@@ -105,13 +109,10 @@ class Store:
             return
         with self._lock:
             self._ready()
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute(f"PRAGMA busy_timeout = {_OPEN_BUSY_MS}")
-            connection.execute("PRAGMA query_only = 1")
-            yield connection
-        finally:
-            connection.close()
+        with self._looking, closing(sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)) as again:
+            again.execute(f"PRAGMA busy_timeout = {_OPEN_BUSY_MS}")
+            again.execute("PRAGMA query_only = 1")
+            yield again
 
     def close(self) -> None:
         """Close a file; what is in memory stays, because it would be lost."""
@@ -121,6 +122,22 @@ class Store:
             if self._finalizer is not None and self._process == os.getpid():
                 self._finalizer()
             self._connection = None
+
+    def before_fork(self) -> None:
+        """Close a file, and keep everybody out of SQLite until the fork is done: its own locks would stay locked."""
+        self._held = [lock for lock in (self._lock, self._looking) if lock.acquire(timeout=_FORK_WAIT)]
+        if self._lock in self._held and not self.in_memory and self._finalizer is not None:
+            self._finalizer()
+            self._connection = None
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Let the parent go on; a child opens a file anew, and has a copy of what is in memory."""
+        held, self._held = self._held, []
+        if in_child:
+            self._lock, self._looking = threading.Lock(), threading.Lock()
+            return
+        for lock in held:
+            lock.release()
 
     def _ready(self) -> sqlite3.Connection:
         if self._process != os.getpid() and not self.in_memory:

@@ -7,10 +7,10 @@ answer is used for a minute, because a price may be set or taken away.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from langchain_vluna._core.types import Commit
+from langchain_vluna._io import forks
 
 __all__ = ["Verdicts"]
 
@@ -25,7 +25,7 @@ class Verdicts:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._quarantined: dict[Question, tuple[bool, float]] = {}
 
     def must_ask(self, feature_code: str, commit: Commit) -> bool:
