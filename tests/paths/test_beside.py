@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
@@ -287,15 +288,17 @@ class Langfuse(Spans):
         super().__init__()
         langfuse, handler = pytest.importorskip("langfuse"), pytest.importorskip("langfuse.langchain")
         memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+        # Langfuse keeps one client for each key, and gives it out again after it was shut down.
+        key = f"pk-lf-{uuid4().hex}"
         client = langfuse.Langfuse(
-            public_key="pk-lf-made-up",
+            public_key=key,
             secret_key="sk-lf-made-up",
             base_url="http://127.0.0.1:9",
             tracer_provider=self.provider,
             span_exporter=memory.InMemorySpanExporter(),
         )
         stack.callback(client.shutdown)
-        self.callbacks = [handler.CallbackHandler(public_key="pk-lf-made-up")]
+        self.callbacks = [handler.CallbackHandler(public_key=key)]
 
 
 OTHERS: list[type[Any]] = [LangSmith, OpenTelemetry, OpenInference, Langfuse]
