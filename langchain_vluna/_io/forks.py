@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Protocol
+from typing import Final, Protocol
 from weakref import WeakSet
 
-__all__ = ["Forking", "Lock", "track"]
+__all__ = ["PATIENCE", "Forking", "Lock", "hold", "track"]
+
+PATIENCE: Final = 5.0
+"""Seconds that a fork waits for whoever is at work on what it must not catch half done."""
 
 
 class Forking(Protocol):
@@ -63,6 +66,11 @@ if hasattr(os, "register_at_fork"):
 def track(one: Forking) -> None:
     """Call `one` around each fork for as long as somebody holds it."""
     _TRACKED.add(one)
+
+
+def hold(*locks: threading.Lock) -> list[threading.Lock]:
+    """Close locks until a fork is done; returns those that could be had in time, to be opened again."""
+    return [lock for lock in locks if lock.acquire(timeout=PATIENCE)]
 
 
 class Lock:

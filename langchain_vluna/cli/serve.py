@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from langchain_vluna._core.config import Settings
 from langchain_vluna._core.errors import ConfigurationError
 from langchain_vluna._core.signing import decode_secret
-from langchain_vluna._io.local import FaultKind, Generation, LocalGate
+from langchain_vluna._io.local import DEVELOPMENT, FaultKind, Generation, LocalGate
 from langchain_vluna.cli.opening import DEFAULT_DB, is_loopback
 from langchain_vluna.cli.options import Json
 from langchain_vluna.cli.output import console, emit
@@ -99,9 +99,8 @@ def _check_remote(host: str, key: Settings | None, *, allowed: bool) -> None:
     if not allowed:
         msg = f"{host!r} can be reached from other machines; add --allow-remote if that is meant, or use 127.0.0.1"
         raise ConfigurationError(msg)
-    development = LocalGate().settings
     secret = None if key is None else key.service_key_secret.get_secret_value()
-    if secret is None or secret == development.service_key_secret.get_secret_value():
+    if secret is None or secret == DEVELOPMENT.service_key_secret.get_secret_value():
         msg = (
             "--allow-remote needs a service key of your own, since everybody knows the development key: set"
             " VLUNA_SERVICE_KEY_ID, and VLUNA_SERVICE_KEY_SECRET to what `openssl rand -base64 32` prints"
@@ -142,7 +141,7 @@ def _announce(local: LocalGate, url: str, db: Path, *, as_json: bool) -> None:
 
 def _environment(settings: Settings, url: str) -> Mapping[str, str]:
     """Return what a client sets. The development key is no secret; a key of one's own is never printed."""
-    known = settings.service_key_secret == LocalGate().settings.service_key_secret
+    known = settings.service_key_secret == DEVELOPMENT.service_key_secret
     secret = settings.service_key_secret.get_secret_value() if known else "<the secret this server was started with>"
     return {
         "VLUNA_SERVICE_BASE_URL": url,

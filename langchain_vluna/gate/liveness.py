@@ -106,7 +106,7 @@ class Stacks:
     def running(self, caller: Caller) -> bool:
         """Whether the caller may still be at work; `True` where that cannot be told."""
         if caller.comes_and_goes:
-            return caller.holds is None or caller.holds() is not None
+            return caller.holds is None or caller.is_held
         task = caller.task() if caller.task else None
         if caller.task is not None and (task is None or task.done()):
             return False

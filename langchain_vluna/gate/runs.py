@@ -226,9 +226,8 @@ class RunBook:
 
     def _ask(self, run: OpenRun) -> Flow[None]:
         yield from self._records.intent(run)
-        call = Call("authorize", run.spec.identity, run.row.ask, run.row.key("a"))
         try:
-            lease = wire.parse_lease((yield from self._client.exchange(call)), call.identity)
+            lease = wire.parse_lease((yield from self._client.exchange(run.row.question)), run.spec.identity)
             yield from self._records.admitted(run, lease.handle)
         except GateUnavailable as error:
             self._records.answered(run, Event.ABANDONED if error.outcome_unknown else Event.REFUSED)

@@ -6,9 +6,10 @@ from langchain_vluna._core.ledger.model import Rating
 from langchain_vluna._io.local.admin import AccountView, BudgetView, LeaseView, MeterView, PolicyView
 from langchain_vluna._io.local.auth import Generation
 from langchain_vluna._io.local.faults import Fault, FaultKind
-from langchain_vluna._io.local.gate import LocalGate
+from langchain_vluna._io.local.gate import DEVELOPMENT, LocalGate
 
 __all__ = [
+    "DEVELOPMENT",
     "AccountView",
     "BudgetView",
     "Fault",

@@ -37,15 +37,16 @@ from langchain_vluna._io.local.routing import PREFIX, Router, verb_of
 from langchain_vluna._io.local.store import Busy, Store
 from langchain_vluna._io.local.views import Views
 
-__all__ = ["LocalGate"]
+__all__ = ["DEVELOPMENT", "LocalGate"]
 
 _SECRET: Final = "bG9jYWwtZ2F0ZS1pcy1ub3QtYS1zZWNyZXQtYXQtYWxsIQ=="  # noqa: S105 -- guards nothing: whoever has the object has it
-_DEVELOPMENT: Final = Settings(
+DEVELOPMENT: Final = Settings(
     base_url=f"http://local.invalid{PREFIX}",
     realm_id="realm-local",
     service_key_id="key-local",
     service_key_secret=SecretStr(_SECRET),
 )
+"""What a gate is reached by where nothing else is said."""
 _VERBS: Final = ("authorize", "commit", "cancel", "batch", "ingest", "preflight", "limits")
 _WAIT: Final = 30.0
 _DELAY: Final = 0.1
@@ -88,7 +89,7 @@ class LocalGate(Admin):
             server_flaws=server_flaws,
             refuse_rollover=generation == "tutorial",
         )
-        self.settings = _DEVELOPMENT if settings is None else settings
+        self.settings = DEVELOPMENT if settings is None else settings
         verifier = _verifier(self.settings, generation)
         self.path = os.fspath(path)
         self.generation = generation

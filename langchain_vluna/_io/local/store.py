@@ -28,7 +28,6 @@ _PAUSE = 0.001
 _LOG_PAGES: Final = 4000
 """Of 4 KiB, before the log is written back. That waits for the disk, and a request makes some 20 pages."""
 _OPEN_BUSY_MS = 30_000
-_FORK_WAIT = 5.0
 _SWITCH_ATTEMPTS = 200
 _SWITCH_PAUSE = 0.01
 
@@ -125,7 +124,7 @@ class Store:
 
     def before_fork(self) -> None:
         """Close a file, and keep everybody out of SQLite until the fork is done: its own locks would stay locked."""
-        self._held = [lock for lock in (self._lock, self._looking) if lock.acquire(timeout=_FORK_WAIT)]
+        self._held = forks.hold(self._lock, self._looking)
         if self._lock in self._held and not self.in_memory and self._finalizer is not None:
             self._finalizer()
             self._connection = None

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from langchain_vluna._core.run import Event, State, step
-from langchain_vluna._core.types import Identity
+from langchain_vluna._core.types import Call, Identity
 from langchain_vluna._io.outbox.schema import UNSETTLED_SQL
 
 __all__ = [
@@ -69,6 +69,11 @@ class Row:
     def key(self, verb: str) -> str:
         """Idempotency key of one operation on this run; the same on every try."""
         return f"{self.attempt}-{verb}"
+
+    @property
+    def question(self) -> Call:
+        """The authorize call of this run; asked again, it is answered with the same lease."""
+        return Call("authorize", self.identity, self.ask, self.key("a"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 _FAST_WAIT = 0.005
 _SLOW_WAIT = 30.0
-_FORK_WAIT = 5.0
 _CONNECTIONS = 2
 
 
@@ -176,9 +175,9 @@ class Outbox:
     def before_fork(self) -> None:
         """Finish what is being written, close all connections and keep them closed until the fork is done."""
         # Nobody may be inside SQLite when the fork comes: its own locks would stay locked in the child for ever.
-        self._held = [lock for lock in (self._lock, self._slow_lock) if lock.acquire(timeout=_FORK_WAIT)]
+        self._held = forks.hold(self._lock, self._slow_lock)
         if self._writer is not None:
-            self._writer.hold(_FORK_WAIT)
+            self._writer.hold(forks.PATIENCE)
         if len(self._held) == _CONNECTIONS:
             self._disconnect()
 

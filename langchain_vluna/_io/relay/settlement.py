@@ -184,9 +184,8 @@ class Settlement:
 
     def _void(self, row: Row) -> Flow[None]:
         if self.outbox.clock() - row.created < _LEASE_LIFE:
-            ask = Call("authorize", row.identity, row.ask, row.key("a"))
             try:
-                lease = wire.parse_lease((yield from self._client.exchange(ask)), row.identity)
+                lease = wire.parse_lease((yield from self._client.exchange(row.question)), row.identity)
                 cancel = Call("cancel", row.identity, {"lease": lease.handle}, row.key("x"))
                 yield from self._client.exchange(cancel)
             except VlunaError as error:
