@@ -75,9 +75,10 @@ class ModelMeter:
             return None
         report = self._delivered.corrected(usage.read_result(result))
         reported = reports.settle(report, parent_run_id=batch, batch_size=self.batch_size)
+        delivered = 0
         if not reported.is_whole:
             reported = reported.or_else(self._streamed)
-        delivered = max(usage.estimate_result_tokens(result), self._delivered_tokens)
+            delivered = max(usage.estimate_result_tokens(result), self._delivered_tokens)
         return self._complete(reported, delivered, usage.extra_work(result))
 
     def decided(self, outputs: object) -> UsageBody | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,11 +30,11 @@ class Bill:
         """Bills of a gate share a lock."""
         self._lock = lock
         self._tokens = 0
-        self._quantities: Counter[str] = Counter()
-        self._meters: Counter[str] = Counter()
-        self._models: Counter[str] = Counter()
-        self._feature_amounts: Counter[str] = Counter()
-        self._meter_amounts: Counter[str] = Counter()
+        self._quantities: defaultdict[str, int] = defaultdict(int)
+        self._meters: defaultdict[str, int] = defaultdict(int)
+        self._models: defaultdict[str, int] = defaultdict(int)
+        self._feature_amounts: defaultdict[str, int] = defaultdict(int)
+        self._meter_amounts: defaultdict[str, int] = defaultdict(int)
         self._amount = 0
         self._alarmed = 0
         self._pending = 0
@@ -113,7 +113,7 @@ class Bill:
             "hints": [{"type": hint.type, **hint.fields} for hint in self.hints],
         }
 
-    def opened(self, hints: Iterable[Hint] = ()) -> None:
+    def opened(self, hints: Sequence[Hint] = ()) -> None:
         """Count a run as admitted. Called by the gate, as are the next three."""
         with self._lock:
             self._runs += 1
@@ -143,7 +143,7 @@ class Bill:
         *,
         lines: Iterable[CommitLine] = (),
         alarmed: bool = False,
-        hints: Iterable[Hint] = (),
+        hints: Sequence[Hint] = (),
     ) -> None:
         """Note what the gate charged for one run."""
         with self._lock:
@@ -156,10 +156,11 @@ class Bill:
                     self._meter_amounts[line.meter_code] += line.amount_xusd or 0
             self._heard(hints)
 
-    def _heard(self, hints: Iterable[Hint]) -> None:
-        self._hints = [*self._hints, *hints][-_MOST_HINTS:]
+    def _heard(self, hints: Sequence[Hint]) -> None:
+        if hints:
+            self._hints = [*self._hints, *hints][-_MOST_HINTS:]
 
-    def _copy(self, counter: Counter[str]) -> dict[str, int]:
+    def _copy(self, counter: Mapping[str, int]) -> dict[str, int]:
         with self._lock:
             return dict(sorted(counter.items()))
 

@@ -17,8 +17,8 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 from langchain_vluna._core.errors import GateUnavailable
 from langchain_vluna._core.exchange import Flow
@@ -58,7 +58,7 @@ class Records:
         """Describe a run that is about to be asked for."""
         now = self.outbox.clock()
         return Row(
-            attempt=uuid4().hex,
+            attempt=token_hex(16),
             identity=spec.identity,
             run_id=str(spec.run_id),
             root_id=str(spec.root_id),
@@ -79,7 +79,8 @@ class Records:
         run.outbox = self.outbox
         try:
             yield from self.outbox.ready()
-            run.row = row = replace(run.row, owner=self.outbox.owner_id)
+            row = run.row
+            row.owner = self.outbox.owner_id
             yield from self.outbox.record(
                 lambda db: rows.begin(db, row),
                 # The caller is gone before the gate was asked: nothing of the run remains.
@@ -98,8 +99,8 @@ class Records:
             GateUnavailable: As of `intent`.
             RunStateError: Another process took this one for dead and gave the run up.
         """
-        run.row = replace(run.row, state=State.OPEN, handle=handle)
-        attempt = run.row.attempt
+        row = run.row
+        row.handle, row.state, attempt = handle, State.OPEN, row.attempt
         try:
             moved = yield from run.outbox.record(
                 lambda db: rows.advance(db, attempt, Event.ADMITTED, {"handle": handle}, State.ASKING),

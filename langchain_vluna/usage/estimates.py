@@ -97,8 +97,12 @@ def requested_max_tokens(
 
 
 def _max_tokens_of(params: Mapping[str, Any]) -> int | None:
-    places = [params, *(place for key in _MAX_TOKENS_PLACES if isinstance(place := params.get(key), Mapping))]
-    return next((n for place in places for key in _MAX_TOKENS_KEYS if (n := _positive(place.get(key)))), None)
+    for place in (params, *[params[key] for key in _MAX_TOKENS_PLACES if key in params]):
+        if isinstance(place, Mapping):
+            for key in _MAX_TOKENS_KEYS:
+                if key in place and (limit := _positive(place[key])):
+                    return limit
+    return None
 
 
 def _filled_in(limit: int, metadata: Mapping[str, Any], serialized: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ it on meters of its own.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,11 +66,14 @@ def extra_work(result: LLMResult) -> dict[str, int]:
     What the provider itself counted wins over what is counted in the content.
     """
     messages = [getattr(g, "message", None) for choices in result.generations for g in choices]
-    found = Counter(kind for message in messages for kind in _kinds(message))
+    metadata = [getattr(message, "response_metadata", None) for message in messages]
+    found: defaultdict[str, int] = defaultdict(int)
     for message in messages:
-        metadata = getattr(message, "response_metadata", None)
-        found["web_search"] += _grounding_queries(metadata)
-    for holder in (result.llm_output, *(getattr(message, "response_metadata", None) for message in messages)):
+        for kind in _kinds(message):
+            found[kind] += 1
+    for holder in metadata:
+        found["web_search"] += _grounding_queries(holder)
+    for holder in (result.llm_output, *metadata):
         for kind, count in _counted_by_provider(holder):
             found[kind] = count
     return {kind: count for kind, count in sorted(found.items()) if count}
@@ -90,25 +93,25 @@ def _kinds(message: Any) -> Iterator[str]:
 
 def _blocks(message: Any) -> Iterator[Mapping[str, Any]]:
     """Yield content blocks, and OpenAI's output items where older output versions keep them."""
-    additional = getattr(message, "additional_kwargs", None)
-    beside = additional.get("tool_outputs") if isinstance(additional, Mapping) else None
+    beside = _inner(getattr(message, "additional_kwargs", None), "tool_outputs")
     for holder in (getattr(message, "content", None), beside):
         if isinstance(holder, list):
             yield from (block for block in holder if isinstance(block, Mapping))
 
 
 def _grounding_queries(metadata: object) -> int:
-    grounding = metadata.get("grounding_metadata") if isinstance(metadata, Mapping) else None
-    if not isinstance(grounding, Mapping):
-        return 0
-    queries = grounding.get("web_search_queries") or grounding.get("webSearchQueries")
+    grounding = _inner(metadata, "grounding_metadata")
+    queries = _inner(grounding, "web_search_queries") or _inner(grounding, "webSearchQueries")
     return len(queries) if isinstance(queries, (list, tuple)) else 0
 
 
 def _counted_by_provider(holder: object) -> Iterator[tuple[str, int]]:
-    usage = holder.get("usage") if isinstance(holder, Mapping) else None
-    counts = usage.get("server_tool_use") if isinstance(usage, Mapping) else None
-    if isinstance(counts, Mapping):
+    counts = _inner(_inner(holder, "usage"), "server_tool_use")
+    if counts and isinstance(counts, Mapping):
         for key, count in counts.items():
             if type(count) is int and count >= 0 and isinstance(key, str):
                 yield _BY_USAGE_KEY.get(key, key), count
+
+
+def _inner(holder: object, key: str) -> Any:
+    return holder.get(key) if holder and isinstance(holder, Mapping) else None

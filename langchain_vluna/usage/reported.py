@@ -102,6 +102,8 @@ class Reported:
             and total == input_tokens + output_tokens + self.reasoning_tokens
         ):
             output_tokens += self.reasoning_tokens  # providers that count reasoning beside the output, as xAI
+        if (input_tokens, output_tokens) == (self.input_tokens, self.output_tokens):
+            return self
         return replace(self, input_tokens=input_tokens, output_tokens=output_tokens)
 
     def or_else(self, other: Reported) -> Reported:
@@ -248,7 +250,7 @@ def _inner(source: Mapping[Any, Any], keys: tuple[str, ...]) -> object:
 def _parts(details: object) -> dict[str, int]:
     """Sum each kind of detail over service tiers: `cache_read` and `flex_cache_read` are different tokens."""
     parts: dict[str, int] = {}
-    if isinstance(details, Mapping):
+    if details and isinstance(details, Mapping):
         for key, value in details.items():
             count = _count(value)
             if count and isinstance(key, str) and (part := _part_named(key)):

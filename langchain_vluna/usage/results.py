@@ -119,10 +119,7 @@ def _judged(report: Reported, generations: list[Generation]) -> Reported:
 
 def _once(counts: list[Reported]) -> Reported:
     """Join what the choices of one request report. With `n` > 1 each repeats the usage of the whole."""
-    total = Reported()
-    for part in dict.fromkeys(counts):
-        total += part
-    return total
+    return sum(different[1:], different[0]) if (different := list(dict.fromkeys(counts))) else Reported()
 
 
 def _provider_counts(result: LLMResult, generations: list[Generation]) -> Iterator[Reported]:

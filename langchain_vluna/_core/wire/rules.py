@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from langchain_vluna._core.errors import ConfigurationError
@@ -50,19 +51,31 @@ def _refuse(name: str, rule: str, value: object) -> NoReturn:
 
 def feature_code(value: object, name: str = "feature_code") -> str:
     """Return a feature or meter code in the gate's canonical form."""
-    code = value.strip().lower() if isinstance(value, str) else ""
-    return _code(code, name, value)
+    code = _canonical(value) if isinstance(value, str) else None
+    if code is None:
+        _refuse_code(name, value)
+    return code
 
 
 def family_code(value: object) -> str:
     """Return a feature family code; the gate trims it but leaves its case alone."""
     code = value.strip() if isinstance(value, str) else ""
-    return _code(code, "feature_family_code", value)
+    if not _is_code(code):
+        _refuse_code("feature_family_code", value)
+    return code
 
 
-def _code(code: str, name: str, value: object) -> str:
-    if len(code) <= _MAX_CODE and _CODE.fullmatch(code):
-        return code
+@lru_cache(maxsize=1024)
+def _canonical(value: str) -> str | None:
+    code = value.strip().lower()
+    return code if _is_code(code) else None
+
+
+def _is_code(code: str) -> bool:
+    return len(code) <= _MAX_CODE and _CODE.fullmatch(code) is not None
+
+
+def _refuse_code(name: str, value: object) -> NoReturn:
     rule = f"a string of 1 to {_MAX_CODE} characters, a-z and 0-9 in groups joined by single '.', '_' or '-'"
     _refuse(name, rule, value)
 
@@ -116,19 +129,23 @@ def meters(values: Mapping[str, int] | None) -> list[dict[str, str]]:
 
 def labels(values: Mapping[Any, Any] | None) -> dict[str, str]:
     """Return labels that the gate stores as they are."""
-    if values is not None and not isinstance(values, Mapping):
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
         _refuse("labels", "a mapping of text to text", values)
-    for key, value in (values or {}).items():
+    found = dict(values)
+    for key, value in found.items():
         if not isinstance(key, str) or not key.strip():
             _refuse("a label's name", "a string that is not blank", key)
         # The value stays out of the message: it may be personal.
         if not isinstance(value, str):
             msg = f"label {key!r} must be a string, got {type(value).__name__}; convert it with str()"
             raise ConfigurationError(msg)
-        if _UNSTORABLE.search(key) or _UNSTORABLE.search(value):
-            msg = f"label {key!r} holds a NUL or half a surrogate pair, which the gate cannot store; remove it"
-            raise ConfigurationError(msg)
-    return dict(values or {})
+    if _UNSTORABLE.search("".join((*found, *found.values()))):
+        bad = next(key for key, value in found.items() if _UNSTORABLE.search(key + value))
+        msg = f"label {bad!r} holds a NUL or half a surrogate pair, which the gate cannot store; remove it"
+        raise ConfigurationError(msg)
+    return found
 
 
 def user_labels(values: Mapping[Any, Any] | None) -> dict[str, str]:

@@ -35,7 +35,7 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """One run as the outbox knows it. Bodies are neutral (`Call.body`), without handle."""
 
@@ -184,9 +184,12 @@ def _compare_and_set(
     values = {**changes, "state": target}
     if target is State.CANCELED:
         values["handle"] = None
-    names = ", ".join(f"{name} = ?" for name in values)
-    stored = [_dump(value) if isinstance(value, Mapping) else value for value in values.values()]
-    moved = db.execute(f"UPDATE run SET {names} WHERE attempt = ? AND state = ?", (*stored, attempt, state))
+    if "usage" in values:
+        values["usage"] = _dump(values["usage"])
+    names = " = ?, ".join(values)
+    moved = db.execute(
+        f"UPDATE run SET {names} = ? WHERE attempt = ? AND state = ?", (*values.values(), attempt, state)
+    )
     return moved.rowcount == 1
 
 

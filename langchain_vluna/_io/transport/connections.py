@@ -27,7 +27,8 @@ _HEADERS = {
     "user-agent": f"langchain-vluna/{metadata.version('langchain-vluna')}",
 }
 _PORTS = {"http": 80, "https": 443}
-_MOST = 256 * 1024
+_ROOM = 16 * 1024
+"""Bytes read at once. Room beyond 128 KiB is mapped anew each time, for more than all the rest of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class BlockingConnection:
         stream.sendall(content)
         while True:
             stream.settimeout(_left(deadline))
-            answer = self.codec.receive(stream.recv(_MOST))
+            answer = self.codec.receive(stream.recv(_ROOM))
             if answer is not None:
                 return answer
 
@@ -147,7 +148,7 @@ def _left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
 
 
-class LoopConnection(asyncio.Protocol):
+class LoopConnection(asyncio.BufferedProtocol):
     """A connection of one event loop."""
 
     def __init__(self, codec: Codec) -> None:
@@ -156,6 +157,7 @@ class LoopConnection(asyncio.Protocol):
         self._lost = self._loop.create_future()
         self._transport: asyncio.Transport
         self._answer: asyncio.Future[HttpResponse] | None = None
+        self._room = bytearray()
 
     @classmethod
     async def open(cls, route: Route, codec: Codec, deadline: float) -> Self:
@@ -204,12 +206,16 @@ class LoopConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 -- asyncio's signature
+        self._room = bytearray(_ROOM)
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._answer is None or self._answer.done():
             # Nobody asked for anything: a goodbye of the other side, or worse.
             self._transport.abort()
         else:
-            self._receive(data)
+            self._receive(bytes(self._room[:nbytes]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._lost.done():
