@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
+from statistics import median
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -21,67 +23,73 @@ _TIMED = 950
 
 
 def measure(bench: Bench) -> Table:
-    """Measure streams without handler, with an idle one, and gated."""
+    """Measure streams without handler, with an idle one, and gated, in turns in one process: machines change speed."""
     table = Table(
         5,
         "CPU per token, in a stream of 1,000",
         ("stream", "no handler µs", "idle handler µs", "gated µs", "gated - idle µs"),
     )
     for how in ("stream", "astream"):
-        rounds = f"{__name__}:{'streams' if how == 'stream' else 'astreams'}"
-        cases = {who: Case(rounds, {"who": who, "count": bench.size(60)}) for who in ("none", "idle", "gated")}
-        micro = {who: result["token"] * 1e6 for who, result in bench.measure(cases, rounds=2 * bench.rounds).items()}
-        added = micro["gated"] - micro["idle"]
-        table.rows.append((how, micro["none"], micro["idle"], micro["gated"], added))
-        table.aims.append(Aim(f"{how}, µs per token over an idle handler", added, 1.0))
+        case = Case(f"{__name__}:{how}s", {"count": bench.size(100)})
+        micro = {name: seconds * 1e6 for name, seconds in bench.measure({how: case})[how].items()}
+        table.rows.append((how, micro["none"], micro["idle"], micro["gated"], micro["added"]))
+        table.aims.append(Aim(f"{how}, µs per token over an idle handler", micro["added"], 1.0))
     return table
 
 
-def streams(who: str, count: int) -> Iterator[Result]:
-    """Read `count` streams a round."""
-    measured = _subject(who)
-    try:
+def streams(count: int) -> Iterator[Result]:
+    """Read `count` streams of each kind a round."""
+    with _subjects() as measured:
         while True:
-            spent = 0.0
-            for _ in range(count):
-                stream = measured.tokens()
-                next(stream)
-                begun = time.process_time()
-                for _ in islice(stream, _TIMED):
-                    pass
-                spent += time.process_time() - begun
-                for _ in stream:
-                    pass
-                measured.settle()
-            yield {"token": spent / count / _TIMED}
-    finally:
-        measured.close()
+            yield _medians([{who: _read(one) for who, one in measured.items()} for _ in range(count)])
 
 
-def astreams(who: str, count: int) -> Iterator[Result]:
-    """Read `count` async streams a round."""
-    measured = _subject(who)
-    try:
-        with asyncio.Runner() as runner:
-            while True:
-                yield {"token": runner.run(_read(measured, count)) / count / _TIMED}
-    finally:
-        measured.close()
+def astreams(count: int) -> Iterator[Result]:
+    """Read `count` async streams of each kind a round."""
+    with _subjects() as measured, asyncio.Runner() as runner:
+        while True:
+            yield _medians([{who: runner.run(_aread(one)) for who, one in measured.items()} for _ in range(count)])
 
 
-async def _read(measured: Bare, count: int) -> float:
-    spent = 0.0
-    for _ in range(count):
-        stream = measured.atokens()
+def _medians(spent: list[Result]) -> Result:
+    """Return the median of each kind, and of what the gated stream added to the idle one beside it."""
+    added = median(one["gated"] - one["idle"] for one in spent)
+    return {who: median(one[who] for one in spent) for who in spent[0]} | {"added": added}
+
+
+def _read(measured: Bare) -> float:
+    stream = measured.tokens()
+    next(stream)
+    begun = time.process_time()
+    for _ in islice(stream, _TIMED):
+        pass
+    spent = time.process_time() - begun
+    for _ in stream:
+        pass
+    measured.settle()
+    return spent / _TIMED
+
+
+async def _aread(measured: Bare) -> float:
+    stream = measured.atokens()
+    await anext(stream)
+    begun = time.process_time()
+    for _ in range(_TIMED):
         await anext(stream)
-        begun = time.process_time()
-        for _ in range(_TIMED):
-            await anext(stream)
-        spent += time.process_time() - begun
-        async for _ in stream:
-            pass
-        measured.settle()
-    return spent
+    spent = time.process_time() - begun
+    async for _ in stream:
+        pass
+    measured.settle()
+    return spent / _TIMED
+
+
+@contextmanager
+def _subjects() -> Iterator[dict[str, Bare]]:
+    measured = {"none": Bare(), "idle": Bare(_Idle()), "gated": Gated(outbox=":memory:")}
+    try:
+        yield measured
+    finally:
+        measured["gated"].close()
 
 
 class _Idle(BaseCallbackHandler):
@@ -92,9 +100,3 @@ class _Idle(BaseCallbackHandler):
 
     def on_llm_new_token(self, *_: Any, **__: Any) -> None:
         return
-
-
-def _subject(who: str) -> Bare:
-    if who == "none":
-        return Bare()
-    return Bare(_Idle()) if who == "idle" else Gated(outbox=":memory:")

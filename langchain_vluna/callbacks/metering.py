@@ -31,19 +31,11 @@ class ModelMeter:
         self.spec = spec
         self.batch_size = batch_size
         self._delivered = usage.Delivered()
+        self.add = self._delivered.add
         self._events: Events | None = None
         self._options = options
         self._prompt_tokens = prompt_tokens
-        self._last_chunk: object = None
         self._last_event: object = None
-
-    def add(self, token: object, chunk: Any) -> None:
-        """Count a streamed token, once however many handlers are told of it."""
-        if chunk is not None:
-            if chunk is self._last_chunk:
-                return
-            self._last_chunk = chunk
-        self._delivered.add(token, chunk)
 
     def add_event(self, event: Any) -> None:
         """Count an event of a stream, once however many handlers are told of it."""

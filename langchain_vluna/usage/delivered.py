@@ -18,10 +18,11 @@ __all__ = ["Delivered"]
 class Delivered:
     """Adds up the tokens of one run. One thread at a time; a token costs a fraction of a microsecond."""
 
-    __slots__ = ("_counts", "_latest", "_running", "_size", "_size_at_counts")
+    __slots__ = ("_counts", "_last_chunk", "_latest", "_running", "_size", "_size_at_counts")
 
     def __init__(self) -> None:
         self._size = 0
+        self._last_chunk: object = None
         self._counts: Reported | None = None
         self._latest: Reported | None = None
         self._running: bool | None = None
@@ -29,7 +30,11 @@ class Delivered:
         self._size_at_counts = 0
 
     def add(self, token: object, chunk: Any = None) -> None:
-        """Take what `on_llm_new_token` was called with."""
+        """Take what `on_llm_new_token` was called with; a chunk counts once, however many handlers are told of it."""
+        if chunk is not None:
+            if chunk is self._last_chunk:
+                return
+            self._last_chunk = chunk
         try:
             message = chunk.message
             calls, beside, counts = message.tool_call_chunks, message.additional_kwargs, message.usage_metadata
