@@ -18,6 +18,7 @@ from langchain_core.outputs import LLMResult
 from langchain_vluna import ConfigurationError, GateDenied
 from langchain_vluna.callbacks.metering import ModelMeter
 from langchain_vluna.testing.models import ScriptedChatModel
+from langchain_vluna.usage import Delivered
 from tests.support.billing import CUSTOMER, MODEL, Till
 from tests.surfaces.conftest import MakeTill
 from tests.surfaces.shapes import SHAPES, perform, run
@@ -323,7 +324,7 @@ def test_an_end_that_cannot_be_recorded_takes_no_answer_away(
         raise RuntimeError(msg)
 
     monkeypatch.setattr(ModelMeter, "finished", breaks)
-    monkeypatch.setattr(ModelMeter, "add", breaks)
+    monkeypatch.setattr(Delivered, "add", breaks)
     till = make_till()
     drive(ScriptedChatModel(), "q", mode, till.config())
     assert 1 == len(till.witness.finished("model"))
