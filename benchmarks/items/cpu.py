@@ -20,7 +20,7 @@ def measure(bench: Bench) -> Table:
     )
     with bench.stub() as url:
         for at_once in _AT_ONCE:
-            found = bench.measure(_cases(url, bench.size(1000), at_once))
+            found = bench.measure(_cases(url, bench.size(250), at_once), rounds=4 * bench.rounds)
             micro = {name: result["cpu"] * 1e6 for name, result in found.items()}
             for how, gated, bare, cycles in (
                 ("invoke", "gated", "bare", "cycles"),
