@@ -33,7 +33,7 @@ def measure(bench: Bench) -> Table:
             "gated": Case(f"{__name__}:stalls", gated),
             "gated [fast]": Case(f"{__name__}:stalls", {**gated, "fast": True}),
         }
-        found = bench.measure(cases)
+        found = bench.measure(cases, rounds=4 * bench.rounds)
     for name, result in found.items():
         late = [result[figure] * 1e3 for figure in ("p50", "p99", "p999", "longest")]
         table.rows.append((name, *late, result["seconds"]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Turnstiles"]
 
@@ -20,6 +23,9 @@ class Turnstiles:
 
     async def turn(self) -> None:
         """Return at once to the first few callers in a round of the loop, and to others in later rounds, in order."""
+        # Here, because importing it takes as long as importing all of this package.
+        import asyncio
+
         loop = asyncio.get_running_loop()
         turnstile = self._by_loop.get(loop)
         if turnstile is None:
