@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -24,7 +25,7 @@ from langchain_vluna import Gate, Settings, VlunaCallbackHandler
 from langchain_vluna._core.types import HttpRequest, HttpResponse, Transport
 from langchain_vluna._io.transport import HttpTransport
 
-__all__ = ["SECRET", "Bare", "CheapModel", "Gated", "InstantGate", "Subject", "settings"]
+__all__ = ["SECRET", "Bare", "CheapModel", "Gated", "IdleHandler", "InstantGate", "Subject", "settings"]
 
 SECRET = base64.b64encode(b"a key of the benchmarks, 32 byte").decode()
 _USAGE = {"input_tokens": 40, "output_tokens": 9, "total_tokens": 49}
@@ -109,6 +110,19 @@ class Bare(Subject):
 
     def atokens(self) -> AsyncIterator[Any]:
         return self._model.astream("hello", self._config)
+
+
+class IdleHandler(BaseCallbackHandler):
+    """Is told everything and does nothing: what LangChain takes to have a handler at all."""
+
+    run_inline = True
+    raise_error = True
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        return
+
+    def on_llm_new_token(self, *_: Any, **__: Any) -> None:
+        return
 
 
 class InstantGate:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from benchmarks.harness import Bench, Case, Result
 from benchmarks.report import Aim, Table
-from benchmarks.subjects import Bare, Gated
+from benchmarks.subjects import Bare, Gated, IdleHandler
 
 __all__ = ["measure", "stalls"]
 
@@ -30,6 +30,7 @@ def measure(bench: Bench) -> Table:
         gated = {"who": "gated", "runs": runs, "url": url}
         cases = {
             "ungated": Case(f"{__name__}:stalls", {"who": "bare", "runs": runs}),
+            "a handler that does nothing": Case(f"{__name__}:stalls", {"who": "idle", "runs": runs}),
             "gated": Case(f"{__name__}:stalls", gated),
             "gated [fast]": Case(f"{__name__}:stalls", {**gated, "fast": True}),
         }
@@ -37,7 +38,7 @@ def measure(bench: Bench) -> Table:
     for name, result in found.items():
         late = [result[figure] * 1e3 for figure in ("p50", "p99", "p999", "longest")]
         table.rows.append((name, *late, result["seconds"]))
-        if name != "ungated":
+        if name.startswith("gated"):
             added = result["p999"] - found["ungated"]["p999"]
             table.aims.append(Aim(f"{name}, added p99.9 in ms", added * 1e3, 5))
     return table
@@ -45,7 +46,10 @@ def measure(bench: Bench) -> Table:
 
 def stalls(who: str, runs: int, url: str | None = None, *, fast: bool = False) -> Iterator[Result]:
     """Play rounds of `runs` runs that all start at once."""
-    measured = Bare(delay=_WAIT) if who == "bare" else Gated(url, fast=fast, delay=_WAIT)
+    if who == "gated":
+        measured: Bare = Gated(url, fast=fast, delay=_WAIT)
+    else:
+        measured = Bare(*([IdleHandler()] if who == "idle" else []), delay=_WAIT)
     with asyncio.Runner() as runner:
         try:
             runner.run(measured.arun())

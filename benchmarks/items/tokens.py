@@ -8,13 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from statistics import median
-from typing import Any
-
-from langchain_core.callbacks import BaseCallbackHandler
 
 from benchmarks.harness import Bench, Case, Result
 from benchmarks.report import Aim, Table
-from benchmarks.subjects import Bare, Gated
+from benchmarks.subjects import Bare, Gated, IdleHandler
 
 __all__ = ["astreams", "measure", "streams"]
 
@@ -85,18 +82,8 @@ async def _aread(measured: Bare) -> float:
 
 @contextmanager
 def _subjects() -> Iterator[dict[str, Bare]]:
-    measured = {"none": Bare(), "idle": Bare(_Idle()), "gated": Gated(outbox=":memory:")}
+    measured = {"none": Bare(), "idle": Bare(IdleHandler()), "gated": Gated(outbox=":memory:")}
     try:
         yield measured
     finally:
         measured["gated"].close()
-
-
-class _Idle(BaseCallbackHandler):
-    """Takes every token and does nothing."""
-
-    run_inline = True
-    raise_error = True
-
-    def on_llm_new_token(self, *_: Any, **__: Any) -> None:
-        return
