@@ -19,11 +19,8 @@ from benchmarks.subjects import Bare, Gated
 __all__ = ["measure"]
 
 _PARTS: Mapping[str, tuple[str, ...]] = {
-    "describe the run, read its usage": (
-        "langchain_vluna/callbacks",
-        "langchain_vluna/usage",
-        "langchain_vluna/naming",
-    ),
+    "describe the run": ("langchain_vluna/callbacks", "langchain_vluna/naming"),
+    "read its usage": ("langchain_vluna/usage",),
     "open, bill and close it": ("langchain_vluna/gate",),
     "question, signature, answer": ("langchain_vluna/_core", "langchain_vluna/_io/client"),
     "outbox": ("langchain_vluna/_io/outbox",),
