@@ -46,10 +46,8 @@ def measure(bench: Bench) -> Table:
 
 def stalls(who: str, runs: int, url: str | None = None, *, fast: bool = False) -> Iterator[Result]:
     """Play rounds of `runs` runs that all start at once."""
-    if who == "gated":
-        measured: Bare = Gated(url, fast=fast, delay=_WAIT)
-    else:
-        measured = Bare(*([IdleHandler()] if who == "idle" else []), delay=_WAIT)
+    handlers = [IdleHandler()] if who == "idle" else []
+    measured = Gated(url, fast=fast, delay=_WAIT) if who == "gated" else Bare(*handlers, delay=_WAIT)
     with asyncio.Runner() as runner:
         try:
             runner.run(measured.arun())

@@ -31,6 +31,7 @@ class ModelMeter:
         self.spec = spec
         self.batch_size = batch_size
         self._delivered = usage.Delivered()
+        # For each token of a stream, so without a call in between.
         self.add = self._delivered.add
         self._events: Events | None = None
         self._options = options

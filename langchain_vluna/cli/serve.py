@@ -88,8 +88,8 @@ def _own_key() -> Settings | None:
         raise ConfigurationError(msg)
     decode_secret(secret)
     return Settings(
-        base_url=f"http://local.invalid{_PREFIX}",
-        realm_id=realm or "realm-local",
+        base_url=DEVELOPMENT.base_url,
+        realm_id=realm or DEVELOPMENT.realm_id,
         service_key_id=key_id,
         service_key_secret=SecretStr(secret),
     )
